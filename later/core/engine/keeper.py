@@ -1,0 +1,540 @@
+"""The machine that holds a server's lease and does the upkeep that any server may do.
+
+Two lanes, so that slow upkeep cannot starve the heartbeat: the lease lane (Register, Beat, Unregister) and the upkeep
+lane; each has one command under way at a time.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Final, TypeAlias
+
+from later.core import records
+from later.core.engine.worker import FLUSH, RETRY, Key, Publish
+from later.core.lifecycle import Cause, Change
+from later.core.records import SECOND, HeldClaim, Micros, Ref, ServerInfo, ServerRecord
+
+LEASE: Final[Micros] = 15 * SECOND
+BEAT: Final = 5.0
+"""A third of the lease: two beats may be lost."""
+MARGIN: Final = 1.0
+"""The lease is taken for lost so long before it runs out, counted from the sending of the last beat that was answered:
+clocks may run apart by a fifteenth without two servers holding one claim."""
+RESCUE: Final = 2.0
+PROMOTE: Final = 1.0
+"""How often to look for due jobs when none is known to be due earlier."""
+SOONEST: Final = 0.005
+"""Never promote more often, however close together due times lie."""
+REPUBLISH: Final = 2.0
+REPUBLISH_AGAIN: Final[Micros] = 30 * SECOND
+"""A job published again by the upkeep and still unconfirmed is due once more after this."""
+PRUNE: Final = 60.0
+RECONCILE: Final = 60.0
+LIMIT: Final = 500
+"""Jobs per upkeep call; bounds how long it holds the storage. A call that reached it is repeated at once."""
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Ticked:
+    """`wake_at` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    beat: records.Beat
+
+
+@dataclass(frozen=True, slots=True)
+class Unregistered:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCallFailed:
+    """The command of the lease lane was not answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteDone:
+    result: records.Promoted
+
+
+@dataclass(frozen=True, slots=True)
+class RescueDone:
+    result: records.Rescued
+
+
+@dataclass(frozen=True, slots=True)
+class UnpublishedFound:
+    refs: Sequence[Ref]
+
+
+@dataclass(frozen=True, slots=True)
+class PruneDone:
+    touched: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServersListed:
+    servers: Sequence[ServerRecord]
+    dead: Sequence[str]
+    """Those of them that ran on this node and whose process is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldListed:
+    claims: Sequence[HeldClaim]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    results: Sequence[records.Applied]
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepFailed:
+    """The command of the upkeep lane was not answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker process ended without a report. `running`: the claims whose handlers had started."""
+
+    worker: str
+    running: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLeft:
+    """A worker process ended in order and holds no claim."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopWanted:
+    """All workers have ended: unregister and exit."""
+
+
+Event: TypeAlias = (
+    Started
+    | Ticked
+    | Registered
+    | Beaten
+    | Unregistered
+    | LeaseCallFailed
+    | PromoteDone
+    | RescueDone
+    | UnpublishedFound
+    | PruneDone
+    | ServersListed
+    | HeldListed
+    | Applied
+    | UpkeepFailed
+    | WorkerStarted
+    | WorkerDied
+    | WorkerLeft
+    | StopWanted
+)
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Answer Registered or LeaseCallFailed; so for the other two of the lease lane."""
+
+    server: ServerInfo
+    lease: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    server: str
+    lease: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Unregister:
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Answer PromoteDone or UpkeepFailed; likewise for the others of the upkeep lane."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    limit: int
+    dead: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FindUnpublished:
+    limit: int
+    again_in: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Prune:
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListServers:
+    """Call `Storage.servers`, and look which of this node's are dead; answer ServersListed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListHeld:
+    """Call `Storage.claims`; answer HeldListed."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    changes: Sequence[Change]
+
+
+@dataclass(frozen=True, slots=True)
+class TellLeased:
+    """To every worker of this server, and to those that start later."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class TellLeaseLost:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class TellCancels:
+    claims: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperExit:
+    pass
+
+
+LeaseCommand: TypeAlias = Register | Beat | Unregister
+UpkeepCommand: TypeAlias = Promote | Rescue | FindUnpublished | Prune | ListServers | ListHeld | Apply
+Command: TypeAlias = (
+    LeaseCommand | UpkeepCommand | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
+)
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+class _Chore(Enum):
+    """What the upkeep lane does, most urgent first."""
+
+    RECONCILE = 0
+    LOOK = 1
+    RESCUE = 2
+    PROMOTE = 3
+    REPUBLISH = 4
+    PRUNE = 5
+
+
+_EVERY: Final = {
+    _Chore.RECONCILE: RECONCILE,
+    _Chore.LOOK: BEAT,
+    _Chore.RESCUE: RESCUE,
+    _Chore.PROMOTE: PROMOTE,
+    _Chore.REPUBLISH: REPUBLISH,
+    _Chore.PRUNE: PRUNE,
+}
+
+
+@dataclass(slots=True)
+class Keeper:
+    new_server: Callable[[], ServerInfo]
+    """Makes the server's description with a fresh random id."""
+    random: Random
+    broker: bool = False
+    wake_at: float | None = None
+    """When the machine wants to be Ticked; read it after every event."""
+
+    _server: ServerInfo | None = None
+    _leased: bool = False
+    _trusted_until: float = 0.0
+    _lease_call: LeaseCommand | None = None
+    _lease_sent_at: float = 0.0
+    _lease_due: float = 0.0
+    _lease_pause: float = 0.0
+    _upkeep_call: UpkeepCommand | None = None
+    _upkeep_pause: float = 0.0
+    _upkeep_after: float = 0.0
+    _due: dict[_Chore, float] = field(default_factory=dict)
+    _dead_servers: set[str] = field(default_factory=set)
+    _workers: set[str] = field(default_factory=set)
+    _died: dict[str, frozenset[Key]] = field(default_factory=dict)
+    """Ended workers by name, with what had started; kept, since a claim of theirs may still reach the storage."""
+    _unlisted: set[str] = field(default_factory=set)
+    """Dead workers whose claims have not been asked for yet."""
+    _listing: set[str] = field(default_factory=set)
+    """Those of them that the ListHeld under way is for."""
+    _changes: tuple[Change, ...] = ()
+    _stop_by: float | None = None
+    """When stopping: exit by then, whatever the storage answers."""
+    _exited: bool = False
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event at monotonic time `now`; what to do next, in order."""
+        out: list[Command] = []
+        if self._exited:
+            return out
+        self._take(event, now, out)
+        if self._leased and now >= self._trusted_until:
+            self._lose(now, out)
+        self._lease_lane(now, out)
+        self._upkeep_lane(now, out)
+        if self._stop_by is not None and (self._server is None or now >= self._stop_by):
+            self._exited = True
+            out.append(KeeperExit())
+        self.wake_at = self._next_tick()
+        return out
+
+    def _take(self, event: Event, now: float, out: list[Command]) -> None:
+        match event:
+            case Started():
+                self._server = self.new_server()
+                first = {chore: now + every * self.random.random() for chore, every in _EVERY.items()}
+                # A restarted service looks at once for the dead server that it was, and for what is due.
+                self._due = first | {_Chore.LOOK: now, _Chore.RESCUE: now, _Chore.PROMOTE: now}
+            case Registered():
+                if self._lease_answered(Register):
+                    self._lease_held(now)
+                    assert self._server is not None
+                    out.append(TellLeased(self._server.id))
+            case Beaten(beat):
+                if self._lease_answered(Beat):
+                    if beat.alive:
+                        self._lease_held(now)
+                        if beat.cancels:
+                            out.append(TellCancels(beat.cancels))
+                    elif self._leased:
+                        self._lose(now, out)
+            case Unregistered():
+                self._lease_call = None
+                self._server = None
+            case LeaseCallFailed():
+                self._lease_failed(now)
+            case UpkeepFailed():
+                self._upkeep_failed(now)
+            case WorkerStarted(worker):
+                self._workers.add(worker)
+            case WorkerLeft(worker):
+                self._workers.discard(worker)
+                self._died[worker] = frozenset()
+            case WorkerDied(worker, running):
+                self._workers.discard(worker)
+                self._died[worker] = frozenset(running)
+                self._unlisted.add(worker)
+                self._due[_Chore.RECONCILE] = now
+            case StopWanted():
+                self._stop_by = now + FLUSH
+            case Ticked():
+                pass
+            case _:
+                self._upkeep_done(event, now, out)
+
+    # --- the lease
+
+    def _lease_answered(self, kind: type[Register] | type[Beat]) -> bool:
+        """Whether the answer is for the server that this machine is now."""
+        call, self._lease_call = self._lease_call, None
+        assert isinstance(call, kind)
+        asked = call.server.id if isinstance(call, Register) else call.server
+        return self._server is not None and asked == self._server.id
+
+    def _lease_held(self, now: float) -> None:
+        self._leased = True
+        self._lease_pause = 0.0
+        # Counted from the sending: the storage's lease cannot have begun earlier.
+        self._trusted_until = self._lease_sent_at + LEASE / SECOND - MARGIN
+        self._lease_due = now + BEAT * self.random.uniform(0.8, 1.0)
+
+    def _lease_failed(self, now: float) -> None:
+        if isinstance(self._lease_call, Unregister):
+            self._server = None  # its lease runs out by itself
+        self._lease_call = None
+        first, longest = RETRY
+        self._lease_pause = min(longest, self._lease_pause * 2 or first)
+        self._lease_due = now + self._lease_pause * self.random.uniform(0.5, 1.0)
+
+    def _lose(self, now: float, out: list[Command]) -> None:
+        self._leased = False
+        self._died.clear()
+        self._unlisted.clear()
+        self._changes = ()
+        self._server = self.new_server()
+        self._lease_due = now
+        out.append(TellLeaseLost())
+
+    def _lease_lane(self, now: float, out: list[Command]) -> None:
+        if self._lease_call is not None or self._server is None:
+            return
+        if self._stop_by is not None and self._upkeep_call is None and not self._unsettled():
+            self._lease_call = Unregister(self._server.id)
+            self._leased = False
+        elif now < self._lease_due or (self._stop_by is not None and not self._leased):
+            return
+        elif self._leased:
+            self._lease_call = Beat(self._server.id, LEASE)
+        else:
+            self._lease_call = Register(self._server, LEASE)
+        self._lease_sent_at = now
+        out.append(self._lease_call)
+
+    # --- the upkeep
+
+    def _unsettled(self) -> bool:
+        """Whether claims of dead workers are still to be taken back."""
+        return self._leased and bool(self._unlisted or self._changes)
+
+    def _upkeep_lane(self, now: float, out: list[Command]) -> None:
+        if self._upkeep_call is not None or now < self._upkeep_after:
+            return
+        if self._changes and self._leased:
+            self._upkeep_call = Apply(self._changes)
+        elif self._stop_by is not None:
+            if self._unsettled() and self._server is not None:
+                self._upkeep_call = self._list_held(self._server.id)
+        else:
+            self._upkeep_call = self._next_chore(now)
+        if self._upkeep_call is not None:
+            out.append(self._upkeep_call)
+
+    def _next_chore(self, now: float) -> UpkeepCommand | None:
+        for chore in _Chore:
+            if now < self._due.get(chore, now + 1):
+                continue
+            self._due[chore] = now + _EVERY[chore] * self.random.uniform(0.75, 1.0)
+            match chore:
+                case _Chore.RECONCILE:
+                    if self._leased and self._died and self._server is not None:
+                        return self._list_held(self._server.id)
+                case _Chore.LOOK:
+                    return ListServers()
+                case _Chore.RESCUE:
+                    return Rescue(LIMIT, tuple(sorted(self._dead_servers)))
+                case _Chore.PROMOTE:
+                    return Promote(LIMIT)
+                case _Chore.REPUBLISH:
+                    if self.broker:
+                        return FindUnpublished(LIMIT, REPUBLISH_AGAIN)
+                case _Chore.PRUNE:
+                    return Prune(LIMIT)
+        return None
+
+    def _upkeep_done(self, event: Event, now: float, out: list[Command]) -> None:
+        call, self._upkeep_call = self._upkeep_call, None
+        assert call is not None
+        self._upkeep_pause = 0.0
+        match event:
+            case PromoteDone(result):
+                self._publish(result.enqueued, out)
+                if result.next_due_in is not None:
+                    soon = now + max(SOONEST, result.next_due_in / SECOND)
+                    self._due[_Chore.PROMOTE] = min(self._due[_Chore.PROMOTE], soon)
+            case RescueDone(result):
+                self._publish(result.enqueued, out)
+                if result.more:
+                    self._due[_Chore.RESCUE] = now
+                elif isinstance(call, Rescue):
+                    self._dead_servers.difference_update(call.dead)
+            case UnpublishedFound(refs):
+                self._publish(refs, out)
+                if len(refs) == LIMIT:
+                    self._due[_Chore.REPUBLISH] = now
+            case PruneDone(touched):
+                if touched == LIMIT:
+                    self._due[_Chore.PRUNE] = now
+            case ServersListed(_, dead):
+                self._dead_servers.update(dead)
+                if dead:
+                    self._due[_Chore.RESCUE] = now
+            case HeldListed(claims):
+                self._held_listed(call, claims)
+            case Applied(results):
+                self._changes = ()
+                self._publish((ref for applied in results for ref in applied.enqueued), out)
+            case _:
+                raise AssertionError(event)
+
+    def _list_held(self, server: str) -> ListHeld:
+        self._listing, self._unlisted = self._unlisted, set()
+        return ListHeld(server)
+
+    def _held_listed(self, call: UpkeepCommand, claims: Sequence[HeldClaim]) -> None:
+        if not isinstance(call, ListHeld) or self._server is None or call.server != self._server.id:
+            return
+        changes: list[Change] = []
+        for held in claims:
+            started = self._died.get(held.worker)
+            if started is None or held.worker in self._unlisted:
+                continue
+            key = (held.id, held.epoch)
+            cause = Cause.CRASH if key in started else Cause.RELEASE
+            reason = f"worker {held.worker} died" + ("" if key in started else " before it started the job")
+            changes.append(Change(held.id, cause, reason, epoch=held.epoch, server=self._server.id))
+        self._changes = tuple(changes)
+        self._listing = set()
+        for worker in self._died.keys() - self._unlisted:
+            self._died[worker] = frozenset()
+
+    def _upkeep_failed(self, now: float) -> None:
+        call, self._upkeep_call = self._upkeep_call, None
+        first, longest = RETRY
+        self._upkeep_pause = min(longest, self._upkeep_pause * 2 or first)
+        self._upkeep_after = now + self._upkeep_pause * self.random.uniform(0.5, 1.0)
+        if isinstance(call, ListHeld):
+            self._unlisted |= self._listing
+            self._due[_Chore.RECONCILE] = now
+        elif isinstance(call, Rescue):
+            self._due[_Chore.RESCUE] = now
+
+    def _publish(self, refs: Iterable[Ref], out: list[Command]) -> None:
+        found = tuple(refs)
+        if found and self.broker:
+            out.append(Publish(found))
+
+    def _next_tick(self) -> float | None:
+        if self._exited:
+            return None
+        if self._stop_by is not None:
+            return min(self._stop_by, self._upkeep_after) if self._unsettled() else self._stop_by
+        times: list[float] = []
+        if self._leased:
+            times.append(self._trusted_until)
+        if self._lease_call is None and self._server is not None:
+            times.append(self._lease_due)
+        if self._upkeep_call is None:
+            times.append(max(self._upkeep_after, min(self._due.values(), default=self._upkeep_after)))
+        return min(times, default=None)

@@ -1,0 +1,604 @@
+"""The machine that claims jobs, has them run, and reports how they ended.
+
+One storage call is under way at a time. It carries everything at once: what has ended, references to claim, and how
+many jobs are wanted next. While it is under way ends pile up, so batches grow with the load and a lone job never waits
+for company.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+from typing import Final, TypeAlias
+
+from later.core import records
+from later.core.lifecycle import Cause, Change
+from later.core.ports import Delivery
+from later.core.records import Claim, Claimant, HeldClaim, Ref, Verdict
+
+Key: TypeAlias = tuple[str, int]
+"""(id, epoch): one claim."""
+
+MAX_CHANGES: Final = 500
+"""Reports in one storage call; bounds how long a storage is held by one transaction or script."""
+AHEAD_SECONDS: Final = 0.05
+"""Work claimed beyond the free slots: what the slots finish in this time at the recent mean duration. Enough to hide a
+storage round trip, too little to withhold work from other servers."""
+MAX_AHEAD: Final = 64
+STALE_AHEAD: Final = 1.0
+"""A job claimed ahead that has not started for so long stands behind a long job: it is given back."""
+SWEEP: Final = 10.0
+"""With a broker: how often to look into the storage for what the broker lost. Also how long a dead broker is felt."""
+RECONCILE: Final = 60.0
+"""How often the claims in the storage are compared with those held here."""
+POLL: Final = 5.0
+"""How often to look for jobs when the storage pushes wake-ups: only to survive a lost one."""
+POLL_UNPUSHED: Final = (0.05, 1.0)
+"""First and longest pause between looks when it does not."""
+RETRY: Final = (0.1, 5.0)
+"""First and longest pause after a failed call."""
+FLUSH: Final = 5.0
+"""At a hurried stop: how long to go on trying to report to the storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    queues: Sequence[str] | Mapping[str, int]
+    """In strict order, or with weights: how often each comes first, relative to the others."""
+    slots: int
+    grace: float
+    """Seconds that running handlers get at a stop."""
+    broker: bool = False
+    push: bool = True
+    """The storage pushes wake-ups."""
+
+
+class Interruption(Enum):
+    """Why a running handler should stop."""
+
+    CANCEL = "its cancel was asked for"
+    STOP = "the server stops"
+    LOST = "the claim was lost"
+
+
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """The server holds a lease under this id: claims may be made in its name."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """The server's lease is lost, and with it every claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`wake_at` has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeDone:
+    result: records.Exchanged
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeFailed:
+    """The storage did not answer; the call may have had its effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsListed:
+    claims: Sequence[HeldClaim]
+
+
+@dataclass(frozen=True, slots=True)
+class ListFailed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """`Wait` returned. `hint`: there may be work; else its time ran out."""
+
+    hint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveFailed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A handler ended, or was interrupted. `change` is what `judge` made of it."""
+
+    change: Change
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    claims: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Finish what runs within the grace and exit; `hurry`: give it back and exit now."""
+
+    hurry: bool = False
+
+
+Event: TypeAlias = (
+    Leased
+    | LeaseLost
+    | Tick
+    | ExchangeDone
+    | ExchangeFailed
+    | ClaimsListed
+    | ListFailed
+    | Woken
+    | Received
+    | ReceiveFailed
+    | RunEnded
+    | CancelAsked
+    | StopAsked
+)
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Call `Storage.exchange`; answer ExchangeDone or ExchangeFailed."""
+
+    by: Claimant
+    changes: Sequence[Change]
+    refs: Sequence[Ref]
+    queues: Sequence[str]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListClaims:
+    """Call `Storage.claims`; answer ClaimsListed or ListFailed."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Call `Storage.wait`, or sleep when that fails; answer Woken."""
+
+    queues: Sequence[str]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Call `Broker.receive`; answer Received or ReceiveFailed."""
+
+    queues: Sequence[str]
+    limit: int
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """Call `Broker.release`."""
+
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Hand refs to the broker, then call `Storage.published`. Best effort: the storage knows what was not published."""
+
+    refs: Sequence[Ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Start the handler in a free slot; answer RunEnded once, whatever happens."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask a running handler to stop, as its kind allows. RunEnded still follows when it has."""
+
+    claim: Key
+    why: Interruption
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Everything is reported, or the time for it is over."""
+
+
+Command: TypeAlias = (
+    Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Exit
+)
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+class _Mode(Enum):
+    UNLEASED = 0
+    RUNNING = 1
+    DRAINING = 2
+    HURRIED = 3
+    EXITED = 4
+
+
+@dataclass(slots=True)
+class _Backoff:
+    """Pauses that double from the first to the longest, each shortened by up to half at random, so that workers that
+    failed together do not come back together."""
+
+    random: Random
+    pause: float = 0.0
+    until: float = 0.0
+
+    def failed(self, now: float) -> None:
+        first, longest = RETRY
+        self.pause = min(longest, self.pause * 2 or first)
+        self.until = now + self.pause * self.random.uniform(0.5, 1.0)
+
+    def worked(self) -> None:
+        self.pause = self.until = 0.0
+
+
+@dataclass(slots=True)
+class Stats:
+    """What happened since the start; for people."""
+
+    claimed: int = 0
+    reported: int = 0
+    fenced: int = 0
+    released: int = 0
+    failed_calls: int = 0
+
+
+@dataclass(slots=True)
+class _Call:
+    """The storage call under way."""
+
+    server: str
+    changes: Sequence[Change] = ()
+    deliveries: Sequence[Delivery] = ()
+    limit: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    settings: WorkerSettings
+    name: str
+    """Unique within the server, and new for every process."""
+    random: Random
+    stats: Stats = field(default_factory=Stats)
+    wake_at: float | None = None
+    """When the machine wants a Tick; read it after every event."""
+
+    _mode: _Mode = _Mode.UNLEASED
+    _server: str = ""
+    _held: set[Key] = field(default_factory=set)
+    """Every claim from its reply until its end is confirmed: ready, running or ended."""
+    _ready: deque[tuple[Claim, float]] = field(default_factory=deque)
+    """Claimed, not started, with the time of the claim."""
+    _running: dict[Key, Claim] = field(default_factory=dict)
+    _abandoned: set[Key] = field(default_factory=set)
+    """Handlers that still hold a slot though their claim is gone."""
+    _ended: deque[Change] = field(default_factory=deque)
+    """Ends that the storage has not confirmed and that no call carries."""
+    _deliveries: list[Delivery] = field(default_factory=list)
+    """Received and not yet turned into claims."""
+    _call: _Call | ListClaims | None = None
+    _waiting: bool = False
+    _receiving: bool = False
+    _broker_down: bool = False
+    _empty: bool = False
+    """The storage had nothing more when last asked."""
+    _received_since_sweep: bool = False
+    _sweep_at: float = 0.0
+    _poll: float = POLL_UNPUSHED[0]
+    _reconcile_at: float | None = None
+    _deadline: float = 0.0
+    _mean: float | None = None
+    """Recent mean duration of a run, in seconds (exponential, a fifth each)."""
+    _storage_backoff: _Backoff = field(init=False)
+    _broker_backoff: _Backoff = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._storage_backoff = _Backoff(self.random)
+        self._broker_backoff = _Backoff(self.random)
+
+    @property
+    def busy(self) -> int:
+        """Slots in use."""
+        return len(self._running) + len(self._abandoned)
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event at monotonic time `now`; what to do next, in order."""
+        out: list[Command] = []
+        if self._mode is not _Mode.EXITED:
+            self._take(event, now, out)
+            self._advance(now, out)
+        return out
+
+    # --- events
+
+    def _take(self, event: Event, now: float, out: list[Command]) -> None:
+        match event:
+            case RunEnded(change, seconds):
+                self._run_ended(change, seconds)
+            case ExchangeDone(result):
+                self._exchange_done(result, now, out)
+            case ExchangeFailed():
+                self._exchange_failed(now)
+            case Woken(hint):
+                self._waiting = False
+                self._empty = False
+                first, longest = POLL_UNPUSHED
+                self._poll = first if hint else min(longest, self._poll * 2)
+            case Received(deliveries):
+                self._receiving = self._broker_down = False
+                self._broker_backoff.worked()
+                self._received_since_sweep |= bool(deliveries)
+                self._deliveries += deliveries
+            case ReceiveFailed():
+                self._receiving = False
+                self._broker_down = True
+                self._broker_backoff.failed(now)
+            case ClaimsListed(claims):
+                self._claims_listed(claims, now, out)
+            case ListFailed():
+                self._call = None
+                self._storage_backoff.failed(now)
+            case CancelAsked(claims):
+                self._cancel_asked(claims, out)
+            case Leased(server):
+                self._server = server
+                self._empty = False
+                if self._mode is _Mode.UNLEASED:
+                    self._mode = _Mode.RUNNING
+                self._reconcile_at = now + RECONCILE * self.random.uniform(0.5, 1.0)
+            case LeaseLost():
+                self._lease_lost(out)
+            case StopAsked(hurry):
+                self._stop_asked(hurry, now)
+            case Tick():
+                pass
+
+    def _run_ended(self, change: Change, seconds: float) -> None:
+        assert change.epoch is not None
+        key = (change.id, change.epoch)
+        self._mean = seconds if self._mean is None else self._mean + (seconds - self._mean) / 5
+        if key in self._abandoned:
+            self._abandoned.discard(key)
+        elif self._running.pop(key, None) is not None:
+            self._ended.append(change)
+
+    def _cancel_asked(self, claims: Sequence[Key], out: list[Command]) -> None:
+        out += [Interrupt(key, Interruption.CANCEL) for key in claims if key in self._running]
+        asked = set(claims)
+        for item in [item for item in self._ready if (item[0].id, item[0].epoch) in asked]:
+            self._ready.remove(item)
+            self._release(item[0], "not started yet")  # the storage deletes it: its cancel was asked for
+
+    def _exchange_done(self, result: records.Exchanged, now: float, out: list[Command]) -> None:
+        call = self._call
+        assert isinstance(call, _Call)
+        self._call = None
+        self._storage_backoff.worked()
+        for applied in result.applied:
+            self.stats.reported += 1
+            self.stats.fenced += applied.verdict is Verdict.FENCED
+            if applied.enqueued and self.settings.broker:
+                out.append(Publish(applied.enqueued))
+        if call.deliveries:
+            out.append(Ack(call.deliveries))
+        if call.server != self._server:
+            return  # the lease was lost meanwhile, and with it what this call claimed
+        self._held.difference_update((change.id, change.epoch or 0) for change in call.changes)
+        if call.limit:
+            few = len(result.next) < call.limit and not any(claim.crashes for claim in result.next)
+            self._empty = few
+            if self.settings.broker and (few or self._received_since_sweep):
+                self._sweep_at = now + SWEEP * self.random.uniform(0.5, 1.0)
+            self._received_since_sweep = False
+        for claim in (*(claim for claim in result.by_ref if claim), *result.next):
+            self._claimed(claim, now)
+
+    def _claimed(self, claim: Claim, now: float) -> None:
+        key = (claim.id, claim.epoch)
+        if key in self._held:
+            return  # a repeated message for a claim that this worker holds: the storage gives it again
+        self._held.add(key)
+        self.stats.claimed += 1
+        if self._mode is _Mode.RUNNING:
+            self._ready.append((claim, now))
+        else:
+            self._release(claim, "the server stops")
+
+    def _exchange_failed(self, now: float) -> None:
+        call = self._call
+        assert isinstance(call, _Call)
+        self._call = None
+        self._storage_backoff.failed(now)
+        self.stats.failed_calls += 1
+        self._deliveries[:0] = call.deliveries
+        if call.server != self._server:
+            return
+        self._ended.extendleft(reversed(call.changes))
+        # The storage may have given claims whose names were lost with the reply.
+        self._reconcile_at = now
+
+    def _claims_listed(self, claims: Sequence[HeldClaim], now: float, out: list[Command]) -> None:
+        self._call = None
+        self._storage_backoff.worked()
+        self._reconcile_at = now + RECONCILE * self.random.uniform(0.5, 1.0)
+        listed = {(held.id, held.epoch) for held in claims if held.worker == self.name}
+        for key in sorted(listed - self._held):
+            self._held.add(key)
+            self._give_back(key, "the claim's reply was lost")
+        for key in [key for key in self._running if key not in listed]:
+            self._abandon(key, Interruption.LOST, out)
+        self._ready = deque(item for item in self._ready if (item[0].id, item[0].epoch) in listed)
+        self._held &= listed
+
+    def _lease_lost(self, out: list[Command]) -> None:
+        for key in list(self._running):
+            self._abandon(key, Interruption.LOST, out)
+        self._ready.clear()
+        self._ended.clear()
+        self._held.clear()
+        self._server = ""
+        if self._mode is _Mode.RUNNING:
+            self._mode = _Mode.UNLEASED
+
+    def _stop_asked(self, hurry: bool, now: float) -> None:
+        if hurry and self._mode is not _Mode.HURRIED:
+            self._mode = _Mode.HURRIED
+            self._deadline = now + FLUSH
+        elif self._mode in (_Mode.RUNNING, _Mode.UNLEASED):
+            self._mode = _Mode.DRAINING
+            self._deadline = now + self.settings.grace
+
+    # --- what follows from the state
+
+    def _advance(self, now: float, out: list[Command]) -> None:
+        if self._mode is _Mode.DRAINING and now >= self._deadline:
+            self._stop_asked(True, now)
+        if self._mode in (_Mode.DRAINING, _Mode.HURRIED):
+            self._wind_down(out)
+        while self._ready and self.busy < self.settings.slots:
+            claim, _ = self._ready.popleft()
+            self._running[claim.id, claim.epoch] = claim
+            out.append(Run(claim))
+        while self._ready and now - self._ready[0][1] >= STALE_AHEAD:
+            self._release(self._ready.popleft()[0], "claimed ahead of a long job")
+        self._exchange(now, out)
+        if self._mode is _Mode.RUNNING:
+            self._listen(now, out)
+        if self._finished(now):
+            self._mode = _Mode.EXITED
+            out.append(Exit())
+        self.wake_at = self._next_tick(now)
+
+    def _wind_down(self, out: list[Command]) -> None:
+        while self._ready:
+            self._release(self._ready.popleft()[0], "the server stops")
+        if self._deliveries:
+            out.append(GiveBack(tuple(self._deliveries)))
+            self._deliveries.clear()
+        if self._mode is _Mode.HURRIED:
+            for key, claim in list(self._running.items()):
+                self._abandon(key, Interruption.STOP, out)
+                self._release(claim, "interrupted: the server stops")
+
+    def _exchange(self, now: float, out: list[Command]) -> None:
+        if self._call is not None or not self._server or now < self._storage_backoff.until:
+            return
+        if self._reconcile_at is not None and now >= self._reconcile_at:
+            self._call = ListClaims(self._server)
+            out.append(self._call)
+            return
+        room = self._room() if self._mode is _Mode.RUNNING else 0
+        deliveries = tuple(self._deliveries)
+        sweep = self.settings.broker and now >= self._sweep_at
+        if sweep:
+            self._empty = False
+        direct = not self.settings.broker or self._broker_down or sweep
+        limit = max(0, room - len(deliveries)) if direct and not self._empty else 0
+        if not (self._ended or deliveries or limit):
+            return
+        changes = tuple(self._ended.popleft() for _ in range(min(MAX_CHANGES, len(self._ended))))
+        self._deliveries.clear()
+        self._call = _Call(self._server, changes, deliveries, limit)
+        refs = tuple(delivery.ref for delivery in deliveries)
+        by = Claimant(self._server, self.name)
+        out.append(Exchange(by, changes, refs, self._order() if limit else (), limit))
+
+    def _listen(self, now: float, out: list[Command]) -> None:
+        if self.settings.broker and not self._receiving and now >= self._broker_backoff.until:
+            room = self._room() - len(self._deliveries)
+            if room > 0:
+                self._receiving = True
+                out.append(Receive(self._order(), room, SWEEP))
+        direct = not self.settings.broker or self._broker_down
+        if direct and self._empty and not self._waiting:
+            self._waiting = True
+            out.append(Wait(self._order(), POLL if self.settings.push else self._poll))
+
+    def _room(self) -> int:
+        """How many more jobs to hold: the free slots, and what they finish in `AHEAD_SECONDS`."""
+        slots = self.settings.slots
+        ahead = 0
+        if self._mean is not None:
+            ahead = min(MAX_AHEAD, int(slots * AHEAD_SECONDS / max(self._mean, 1e-6)))
+        return slots - self.busy + ahead - len(self._ready)
+
+    def _order(self) -> Sequence[str]:
+        queues = self.settings.queues
+        if not isinstance(queues, Mapping):
+            return tuple(queues)
+        # Efraimidis and Spirakis (2006): sorted by u^(1/weight), each queue leads in proportion to its weight.
+        return tuple(
+            sorted(queues, key=lambda name: self.random.random() ** (1 / queues[name]), reverse=True)
+        )
+
+    def _release(self, claim: Claim, reason: str) -> None:
+        self._give_back((claim.id, claim.epoch), reason)
+
+    def _give_back(self, key: Key, reason: str) -> None:
+        self.stats.released += 1
+        self._ended.append(Change(key[0], Cause.RELEASE, reason, epoch=key[1], server=self._server))
+
+    def _abandon(self, key: Key, why: Interruption, out: list[Command]) -> None:
+        del self._running[key]
+        self._abandoned.add(key)
+        out.append(Interrupt(key, why))
+
+    def _finished(self, now: float) -> bool:
+        if self._mode not in (_Mode.DRAINING, _Mode.HURRIED):
+            return False
+        if self._mode is _Mode.HURRIED and now >= self._deadline:
+            return True
+        flushed = not self._ended and not isinstance(self._call, _Call)
+        return flushed and not self._running or (not self._server and not self._running)
+
+    def _next_tick(self, now: float) -> float | None:
+        times: list[float] = []
+        if self._mode in (_Mode.DRAINING, _Mode.HURRIED):
+            times.append(self._deadline)
+        if self._ready:
+            times.append(self._ready[0][1] + STALE_AHEAD)
+        if self._server and self._call is None:
+            if self._reconcile_at is not None:
+                times.append(max(self._reconcile_at, self._storage_backoff.until))
+            if self._storage_backoff.until > now:
+                times.append(self._storage_backoff.until)
+        if self.settings.broker and self._mode is _Mode.RUNNING:
+            if self._call is None and self._room() > 0:
+                times.append(max(self._sweep_at, self._storage_backoff.until))
+            if not self._receiving and self._broker_backoff.until > now:
+                times.append(self._broker_backoff.until)
+        return min(times, default=None)

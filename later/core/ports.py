@@ -1,0 +1,283 @@
+"""The two ports. Every adapter, built in or not, implements these and nothing else of `later`.
+
+Rules for all methods of both:
+- Sequences in, sequences out, in the order of the input, one verdict per item.
+- `Unavailable` means that the outcome is unknown and the same call may be repeated; every method is made for that.
+  Adapters turn every driver error into an error of `later.core.errors` at their edge.
+- Safe to call from several threads at once. After a fork, an adapter opens new connections.
+- `later.testing` has the contract suite that says all this in tests.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from later.core.lifecycle import Change
+from later.core.records import (
+    Applied,
+    Beat,
+    Claim,
+    Claimant,
+    Counts,
+    Exchanged,
+    HeldClaim,
+    Inserted,
+    JobDetails,
+    JobQuery,
+    Micros,
+    NewJob,
+    Page,
+    Promoted,
+    Ref,
+    Rescued,
+    ServerInfo,
+    ServerRecord,
+)
+
+Clock = Callable[[], Micros]
+"""Microseconds since the epoch. Injected for tests and simulation; None means the storage's own clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageCapabilities:
+    """What a storage promises beyond the port. Tests and start-up checks ask for these, never for a backend's name."""
+
+    durable: bool
+    """An insert that has returned survives the death of every process, and of the machine."""
+    shared: bool
+    """Other processes of this host see the same jobs."""
+    shared_between_hosts: bool
+    push: bool
+    """`wait` returns as soon as another thread or process made a job Enqueued, not only after a poll."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """What the core tells a storage when it opens it."""
+
+    namespace: str
+    """The app's name; nothing outside this namespace is read or written."""
+    outbox: bool = False
+    """A broker is in use: jobs that become Enqueued get `publish_by`."""
+    clock: Clock | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    namespace: str
+
+
+class Storage(ABC):
+    """The truth about jobs. A job exists, is claimed and is finished only here, each by one compare-and-set.
+
+    The decisions are those of `later.core.lifecycle`; an adapter runs them, or an equal statement of its own, within one
+    atomic step per call (per item where the docstring says so).
+    """
+
+    capabilities: StorageCapabilities
+
+    @abstractmethod
+    def migrate(self) -> None:
+        """Create or upgrade the schema; nothing when it is current. Safe to call from several processes at once.
+
+        Raises SchemaMismatch when what is stored is newer than this version knows.
+        """
+
+    @abstractmethod
+    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        """Store new jobs, durably when the call returns; one transaction, one round trip.
+
+        Idempotent by id (see `InsertVerdict`). A parent is looked up in the same atomic step, so a parent that ends at
+        this moment either releases the new job or is seen to have ended. A parent may stand earlier in the same call.
+        Items with the verdict CONFLICT or NO_PARENT are not stored; the others are. The id is compared first: when
+        it is stored, the parent is not looked at.
+        """
+
+    @abstractmethod
+    def exchange(
+        self,
+        by: Claimant,
+        changes: Sequence[Change] = (),
+        refs: Sequence[Ref] = (),
+        queues: Sequence[str] = (),
+        limit: int = 0,
+    ) -> Exchanged:
+        """A worker's whole turn in one round trip: report changes, claim by reference, claim what is next.
+
+        Changes are applied first, as by `apply`. Then each ref is claimed when its job is Enqueued with that epoch.
+        Then up to `limit` Enqueued jobs are claimed: all of the first queue before the second, and within a queue by
+        priority (higher first), then in the order in which they became Enqueued. Those that one call made Enqueued
+        did so in the order of its input and of what it returned, also when the clock stood still.
+        A job that has crashed before is claimed alone: it is the only job that this call claims by `limit`, so that it
+        cannot take others down with it. When its turn comes after others', the call stops before it.
+        Claims are given only while `by.server` holds its lease; else none, without an error. A claim repeated by the
+        same server and worker with the same ref is given again.
+        Atomic per item; adapters make it one transaction where they can.
+        """
+
+    def apply(self, changes: Sequence[Change]) -> list[Applied]:
+        """Move jobs, each by one compare-and-set as `lifecycle.advance` decides. The only way a state changes, besides
+        `insert`, the claims of `exchange`, `promote`, `rescue` and `prune`.
+
+        When a job ends, its Awaiting children are moved in the same atomic step as `lifecycle.continuation` decides,
+        and theirs if they end, and so on; all that became Enqueued is returned. The history entry is part of the step.
+        Several changes of one job are applied in order. One round trip.
+        """
+        return list(self.exchange(Claimant("", ""), changes).applied)
+
+    @abstractmethod
+    def wait(self, queues: Sequence[str], timeout: float) -> bool:
+        """Block up to `timeout` seconds until one of the queues may have got a job; False when time ran out.
+
+        Only a hint: it may be wrong both ways. A job that became Enqueued after the last claim of this process and
+        before the call must be noticed. Returns promptly, with either answer, when `wake` is called meanwhile.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make every `wait` of this process return now."""
+
+    @abstractmethod
+    def register(self, server: ServerInfo, lease: Micros) -> None:
+        """Record a new server whose lease runs from now. A repeated call with the same id changes nothing: it does
+        not renew the lease, nor bring back one that has run out."""
+
+    @abstractmethod
+    def beat(self, server: str, lease: Micros) -> Beat:
+        """Renew the lease, unless it has run out, and learn which of the server's jobs to cancel. One round trip.
+
+        The lease has run out at the instant `lease_until` and after it, for every method."""
+
+    @abstractmethod
+    def unregister(self, server: str) -> None:
+        """Forget a server that has ended; nothing for an unknown one. Claims still in its name are rescued like those
+        of a dead server."""
+
+    @abstractmethod
+    def servers(self) -> list[ServerRecord]:
+        """All registered servers, oldest first, dead ones that nobody rescued yet included."""
+
+    @abstractmethod
+    def claims(self, server: str) -> list[HeldClaim]:
+        """The Processing jobs in the server's name, oldest claim first."""
+
+    @abstractmethod
+    def promote(self, limit: int) -> Promoted:
+        """Move up to `limit` Scheduled jobs whose time has come to Enqueued, by (run_at, id)."""
+
+    @abstractmethod
+    def rescue(self, limit: int, dead: Sequence[str] = ()) -> Rescued:
+        """Take up to `limit` claims from servers whose lease has run out, and from those named in `dead`, by
+        (claim time, id).
+
+        The lease is checked in the statement that takes the claims. Each is changed by the cause CRASH with the
+        claim's own epoch and server, for `lifecycle.crash_reason`. The lease of a server named in `dead` ends with
+        the call: it claims nothing more even when `limit` left it claims. A dead server without claims left is
+        forgotten. Servers that are unknown and hold no claims are ignored.
+        """
+
+    @abstractmethod
+    def unpublished(self, limit: int, again_in: Micros) -> list[Ref]:
+        """Up to `limit` Enqueued jobs whose `publish_by` has come, by (publish_by, id); it is set to now + `again_in`
+        in the same step, so that two servers do not publish the same jobs."""
+
+    @abstractmethod
+    def published(self, refs: Sequence[Ref]) -> None:
+        """The broker has confirmed these: clear `publish_by` of those still Enqueued with the same epoch."""
+
+    @abstractmethod
+    def get(self, ids: Sequence[str]) -> list[JobDetails | None]:
+        """Jobs with history and children; None for an unknown id. One consistent view per job."""
+
+    @abstractmethod
+    def find(self, query: JobQuery) -> Page:
+        """A page of jobs by (state_at, id), the greatest first. Raises InvalidOption for a cursor that is not one of
+        ours."""
+
+    @abstractmethod
+    def counts(self) -> Counts:
+        """How many jobs there are, by queue and state."""
+
+    @abstractmethod
+    def prune(self, limit: int) -> int:
+        """Clear away up to `limit` ended jobs whose `expires_at` has come, by (expires_at, id); returns how many it
+        touched.
+
+        Succeeded and Deleted jobs are removed with their history, unless one of their children has not ended yet;
+        such a job does not count towards `limit`. A Failed job becomes Deleted (cause EXPIRE), which ends its
+        children's wait; it is removed a day later.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give connections back. The storage may be used again afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerCapabilities:
+    durable: bool
+    """A publish that has returned survives a restart of the broker."""
+    shared: bool
+    """Other processes receive what this one publishes."""
+    priority: bool
+    """Within a queue, messages of a higher priority are received first."""
+
+
+class Delivery(NamedTuple):
+    """A received message: a `Ref`, and the adapter's own handle to answer it by."""
+
+    ref: Ref
+    tag: object
+
+
+class Broker(ABC):
+    """Carries hints from where jobs become Enqueued to workers. What it loses, repeats, reorders or makes up does no
+    harm: storage decides. It knows no delays, retries or results."""
+
+    capabilities: BrokerCapabilities
+
+    @abstractmethod
+    def declare(self, queues: Sequence[str]) -> None:
+        """Make the queues exist. Idempotent."""
+
+    @abstractmethod
+    def publish(self, refs: Sequence[Ref]) -> None:
+        """Hand over refs, durably when the call returns. Queues are declared on the way.
+
+        Raises Unavailable: some may have been taken; publish all of them again."""
+
+    @abstractmethod
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        """Up to `limit` messages, those of earlier queues first as far as the broker can; blocks up to `wait` seconds
+        for the first. Each stays reserved for this process until acked, released, or the connection ends."""
+
+    @abstractmethod
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Done with these messages. Acking twice, or after a reconnect, is ignored."""
+
+    @abstractmethod
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give messages back to be delivered again, to anyone."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make every `receive` of this process return now."""
+
+    @abstractmethod
+    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+        """Roughly how many messages wait in each queue; for people, never for decisions."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give connections back; reserved messages return to their queues."""
+
+
+class StorageBackend(Protocol):
+    """A storage not yet opened, as a user passes it to `JobsBuilder`. Keeps no connection, so it may cross a fork."""
+
+    def open_storage(self, options: StorageOptions) -> Storage: ...
+
+
+class BrokerBackend(Protocol):
+    def open_broker(self, options: BrokerOptions) -> Broker: ...

@@ -1,0 +1,132 @@
+"""The atomic steps that every storage whose decisions run in Python has in common.
+
+An adapter gives its rows as `Rows`, inside a lock or a transaction of its own, and calls these. Adapters that
+decide in another language (a script inside the server) state the same on their own; the contract suite
+compares.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from later.core.lifecycle import (
+    Cause,
+    Change,
+    advance,
+    continuation,
+    crash_reason,
+    create,
+    parent_reason,
+    ref_of,
+)
+from later.core.records import (
+    Applied,
+    HistoryEntry,
+    Inserted,
+    InsertVerdict,
+    JobRecord,
+    Micros,
+    NewJob,
+    Ref,
+    State,
+    Verdict,
+)
+
+
+class Rows(Protocol):
+    """The jobs of one namespace within one atomic step. A read sees what the same step wrote before it."""
+
+    def load(self, job_id: str, /) -> JobRecord | None: ...
+
+    def awaiting(self, parent: str, /) -> Iterable[JobRecord]:
+        """The Awaiting children of `parent`, oldest first."""
+        ...
+
+    def add(self, job: JobRecord, entry: HistoryEntry, /) -> None:
+        """Store a job whose id is free."""
+        ...
+
+    def save(self, before: JobRecord, after: JobRecord, entry: HistoryEntry | None, /) -> None:
+        """Replace a job; `entry`, if any, goes to its history, whose oldest makes room (`HISTORY_LIMIT`)."""
+        ...
+
+
+def insert(rows: Rows, new: NewJob, now: Micros, *, outbox: bool) -> Inserted:
+    """Store one new job, or say why not. The id comes first: a repeated call may find the parent pruned."""
+    old = rows.load(new.id)
+    if old is not None:
+        if (old.type, old.payload) == (new.type, new.payload):
+            return Inserted(InsertVerdict.EXISTS, old.state, None)
+        return Inserted(InsertVerdict.CONFLICT, None, None)
+    parent = None if new.parent is None else rows.load(new.parent)
+    if new.parent is not None and parent is None:
+        return Inserted(InsertVerdict.NO_PARENT, None, None)
+    job, entry = create(new, None if parent is None else parent.state, now, outbox=outbox)
+    rows.add(job, entry)
+    return Inserted(InsertVerdict.CREATED, job.state, ref_of(job) if job.state is State.ENQUEUED else None)
+
+
+def move(rows: Rows, change: Change, now: Micros, *, outbox: bool) -> Applied:
+    """Run one change and, when it ends the job, what that means for the continuations, theirs included.
+
+    `enqueued` has the job itself or the released continuations: nearer ones first, older siblings first.
+    A worklist and not recursion: a chain of continuations may be longer than the interpreter's stack. Costs
+    one `awaiting` per job that ends.
+    """
+    job = rows.load(change.id)
+    if job is None:
+        return Applied(Verdict.UNKNOWN, None, ())
+    step = advance(job, change, now, outbox=outbox)
+    if step.job is None:
+        return Applied(step.verdict, job.state, ())
+    rows.save(job, step.job, step.entry)
+    if step.verdict is not Verdict.APPLIED:
+        return Applied(step.verdict, step.job.state, ())
+    return Applied(step.verdict, step.job.state, tuple(_consequences(rows, step.job, now, outbox=outbox)))
+
+
+def _consequences(rows: Rows, moved: JobRecord, now: Micros, *, outbox: bool) -> Iterator[Ref]:
+    work = deque([moved])
+    while work:
+        job = work.popleft()
+        if job.state is State.ENQUEUED:
+            yield ref_of(job)
+        if not job.state.ended:
+            continue
+        # Listed before the first is moved: moving a child takes it out of what is being listed.
+        for child in list(rows.awaiting(job.id)):
+            cause = continuation(job.state, child.on)
+            if cause is None:
+                continue
+            step = advance(
+                child, Change(child.id, cause, parent_reason(job.id, job.state)), now, outbox=outbox
+            )
+            assert step.job is not None, "an Awaiting job takes every end of its parent"
+            rows.save(child, step.job, step.entry)
+            work.append(step.job)
+
+
+def lease_holds(lease_until: Micros, now: Micros) -> bool:
+    """Whether a server may still claim. The instant `lease_until` itself belongs to the rescuer."""
+    return now < lease_until
+
+
+def next_batch(candidates: Iterable[JobRecord], limit: int) -> Iterator[JobRecord]:
+    """Which of the Enqueued `candidates`, in the order of claims, one call may take by `limit`.
+
+    A job that has crashed before goes alone: it ends the batch in front of it, and is the next batch. So the
+    order holds. Reads one candidate at most beyond what it yields.
+    """
+    if limit <= 0:
+        return
+    for taken, job in enumerate(candidates, start=1):
+        if job.crashes and taken > 1:
+            return
+        yield job
+        if job.crashes or taken == limit:
+            return
+
+
+def crash_of(job: JobRecord) -> Change:
+    """What a rescue does to a claim of a dead server."""
+    return Change(job.id, Cause.CRASH, crash_reason(job.server), epoch=job.epoch, server=job.server)
