@@ -4,9 +4,8 @@ JSON through pydantic, both ways. No message here holds an input value: payloads
 in logs and on dashboards. For the same reason no error here is chained to pydantic's, which quotes its input.
 """
 
-import traceback
 from dataclasses import dataclass, fields
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
@@ -142,6 +141,8 @@ def describe_error(error: BaseException, limit: int = ERROR_LIMIT) -> ErrorInfo:
 
     A long message loses its end, a long traceback its middle. Never raises, whatever `__str__` does.
     """
+    import traceback  # 10 ms that a program which only enqueues need not spend
+
     kind = _storable(_type_name(type(error)), limit // 16)
     try:
         message = str(error)
@@ -188,19 +189,21 @@ def _changed_fields(payload: BaseModel, restored: BaseModel) -> list[str]:
     try:
         if restored == payload:
             return []
+        before, after = _plain(payload), _plain(restored)
+        if before == after:
+            return []
+        fields_of = type(payload).model_fields
+        return [name for name in fields_of if _part(before, name) != _part(after, name)] or ["something"]
     except Exception:  # noqa: BLE001  an __eq__ is the user's code and may raise anything
         return ["a field that cannot be compared"]
-    before, after = _plain(payload), _plain(restored)
-    if not (isinstance(before, dict) and isinstance(after, dict)):
-        return [] if before == after else ["its value"]
-    missing = object()
-    names = [name for name in {**before, **after} if before.get(name, missing) != after.get(name, missing)]
-    known = type(payload).model_fields
-    return [name if name in known else "an extra field" for name in names]
 
 
 def _plain(payload: BaseModel) -> Any:
     return payload.model_dump(by_alias=False, round_trip=True, serialize_as_any=True, warnings="none")
+
+
+def _part(plain: Any, name: str) -> Any:
+    return cast("dict[str, Any]", plain).get(name) if isinstance(plain, dict) else plain
 
 
 def _problems(kind: type[BaseModel], error: ValidationError) -> str:
@@ -217,20 +220,19 @@ def _problems(kind: type[BaseModel], error: ValidationError) -> str:
 
 def _field_names(kind: type[BaseModel]) -> set[str]:
     """The names and aliases of all fields of `kind` and of the models within it."""
-    names: set[str] = set(kind.model_fields)
+    names = set(kind.model_fields)
     try:
-        rest: list[object] = [kind.model_json_schema(by_alias=alias) for alias in (True, False)]
+        rest: list[Any] = [kind.model_json_schema(by_alias=alias) for alias in (True, False)]
     except Exception:  # noqa: BLE001  not every type has a JSON schema; then only the outer names are known
         return names
     while rest:
         schema = rest.pop()
         if isinstance(schema, dict):
-            properties = schema.get("properties")
-            if isinstance(properties, dict):
-                names.update(properties)
-            rest.extend(schema.values())
+            part = cast("dict[str, Any]", schema)
+            names.update(part.get("properties", ()))
+            rest.extend(part.values())
         elif isinstance(schema, list):
-            rest.extend(schema)
+            rest.extend(schema)  # pyright: ignore[reportUnknownArgumentType]
     return names
 
 

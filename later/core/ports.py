@@ -17,7 +17,6 @@ from later.core.lifecycle import Change
 from later.core.records import (
     Applied,
     Beat,
-    Claim,
     Claimant,
     Counts,
     Exchanged,
@@ -71,8 +70,8 @@ class BrokerOptions:
 class Storage(ABC):
     """The truth about jobs. A job exists, is claimed and is finished only here, each by one compare-and-set.
 
-    The decisions are those of `later.core.lifecycle`; an adapter runs them, or an equal statement of its own, within one
-    atomic step per call (per item where the docstring says so).
+    The decisions are those of `later.core.lifecycle`; an adapter runs them, or an equal statement of its own, within
+    one atomic step per call (per item where the docstring says so).
     """
 
     capabilities: StorageCapabilities

@@ -4,5 +4,5 @@
 `Keeper` holds a server's lease and does the upkeep; one per server.
 
 Both map an event and the present monotonic time to commands. An interpreter executes the commands and answers each
-that has an answer with one event. Neither machine reads a clock, a socket, an environment or a random source of its own.
+that has an answer with one event. Neither machine reads a clock, a socket or a random source of its own.
 """
