@@ -143,12 +143,12 @@ def describe_error(error: BaseException, limit: int = ERROR_LIMIT) -> ErrorInfo:
     """
     import traceback  # 10 ms that a program which only enqueues need not spend
 
-    kind = _storable(_type_name(type(error)), limit // 16)
+    kind = storable(_type_name(type(error)), limit // 16)
     try:
         message = str(error)
     except BaseException as failure:  # noqa: BLE001  the report of one error must not raise another
         message = f"<its __str__ raised {type(failure).__name__}>"
-    message = _storable(message, limit // 4)
+    message = storable(message, limit // 4)
     try:
         lines = traceback.format_exception(error)
     except BaseException as failure:  # noqa: BLE001  see above; also RecursionError in long chains of causes
@@ -240,7 +240,7 @@ def _type_name(kind: type[BaseException]) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _storable(text: str, limit: int) -> str:
+def storable(text: str, limit: int) -> str:
     """`text` as every backend can hold it (no NUL, no lone surrogates), in at most `limit` bytes."""
     text = text[:limit].replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
     data = text.encode()
@@ -249,7 +249,7 @@ def _storable(text: str, limit: int) -> str:
 
 def _cut_middle(lines: list[str], limit: int) -> str:
     # The message stands in the traceback again, so one line of it may be megabytes long.
-    text = "".join(_storable(line, limit) for line in lines)
+    text = "".join(storable(line, limit) for line in lines)
     data = text.encode()
     if len(data) <= limit:
         return text

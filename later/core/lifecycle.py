@@ -85,16 +85,10 @@ RULES: Final[Mapping[Cause, Rule]] = {
     Cause.PARENT_ENDED: Rule(
         frozenset({State.AWAITING}), State.ENQUEUED, "the parent ended in the state that was waited for"
     ),
-    Cause.PARENT_MISSED: Rule(
-        frozenset({State.AWAITING}), State.DELETED, "the parent ended in another state for good"
-    ),
-    Cause.CLAIM: Rule(
-        frozenset({State.ENQUEUED}), State.PROCESSING, "a worker took it", attempt=Attempt.COUNT
-    ),
+    Cause.PARENT_MISSED: Rule(frozenset({State.AWAITING}), State.DELETED, "the parent ended in another state for good"),
+    Cause.CLAIM: Rule(frozenset({State.ENQUEUED}), State.PROCESSING, "a worker took it", attempt=Attempt.COUNT),
     Cause.SUCCEED: Rule(_RUNNING, State.SUCCEEDED, "the handler returned", of_claim=True),
-    Cause.RETRY: Rule(
-        _RUNNING, State.SCHEDULED, "the handler raised, attempts are left", of_claim=True, yields=True
-    ),
+    Cause.RETRY: Rule(_RUNNING, State.SCHEDULED, "the handler raised, attempts are left", of_claim=True, yields=True),
     Cause.SNOOZE: Rule(
         _RUNNING,
         State.SCHEDULED,
@@ -111,9 +105,7 @@ RULES: Final[Mapping[Cause, Rule]] = {
         of_claim=True,
         yields=True,
     ),
-    Cause.FAIL: Rule(
-        _RUNNING, State.FAILED, "the handler raised, no attempt is left", of_claim=True, yields=True
-    ),
+    Cause.FAIL: Rule(_RUNNING, State.FAILED, "the handler raised, no attempt is left", of_claim=True, yields=True),
     Cause.CANCEL: Rule(
         _RUNNING, State.DELETED, "the handler gave up, or stopped when its cancel was asked for", of_claim=True
     ),
@@ -157,6 +149,9 @@ RULES: Final[Mapping[Cause, Rule]] = {
     Cause.EXPIRE: Rule(frozenset({State.FAILED}), State.DELETED, "kept for its full time after failing"),
 }
 
+KEEPS_DEFERRAL: Final = frozenset({Cause.DUE, Cause.RELEASE, Cause.CRASH})
+"""Changes after which a job still counts as given back for want of a handler (`deferred_at`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -194,7 +189,7 @@ def advance(job: JobRecord, change: Change, now: Micros, *, outbox: bool) -> Ste
     if cause is Cause.CLAIM:
         return Step(Verdict.REFUSED)
     if cause is Cause.CRASH and job.crashes + 1 > job.max_crashes:
-        cause, reason = Cause.POISON, f"poison: {reason} (crash {job.crashes + 1}, {job.max_crashes} survived)"
+        cause, reason = Cause.POISON, poison_reason(reason, job.crashes + 1, job.max_crashes)
     rule = RULES[cause]
     to = State.DELETED if rule.yields and job.cancel_requested else rule.to
     if rule.of_claim and not (job.epoch == change.epoch and job.server == change.server):
@@ -208,13 +203,11 @@ def advance(job: JobRecord, change: Change, now: Micros, *, outbox: bool) -> Ste
             return Step(Verdict.REQUESTED, None if job.cancel_requested else replace(job, cancel_requested=True))
         return Step(Verdict.REFUSED)
     if to is not rule.to:
-        reason = f"cancelled on request ({reason})" if reason else "cancelled on request"
+        reason = cancel_reason(reason)
     return _enter(job, to, rule, change, reason, now, outbox=outbox)
 
 
-def _enter(
-    job: JobRecord, to: State, rule: Rule, change: Change, reason: str, now: Micros, *, outbox: bool
-) -> Step:
+def _enter(job: JobRecord, to: State, rule: Rule, change: Change, reason: str, now: Micros, *, outbox: bool) -> Step:
     attempt, crashes = job.attempt, job.crashes + rule.crash
     entry_attempt = attempt
     if rule.attempt is Attempt.REFUND:
@@ -224,7 +217,7 @@ def _enter(
     deferred_at = job.deferred_at
     if change.cause is Cause.DEFER:
         deferred_at = now if deferred_at is None else deferred_at
-    elif change.cause not in (Cause.DUE, Cause.RELEASE, Cause.CRASH):
+    elif change.cause not in KEEPS_DEFERRAL:
         deferred_at = None
     enqueued = to is State.ENQUEUED
     keep = KEEP.get(to) if change.keep is None or not to.ended else change.keep
@@ -263,7 +256,7 @@ def create(new: NewJob, parent_state: State | None, now: Micros, *, outbox: bool
     if parent_state is not None:
         cause = continuation(parent_state, new.on)
         state = State.AWAITING if cause is None else RULES[cause].to
-        reason = parent_reason(new.parent, parent_state) if cause else f"continuation of {new.parent} on {new.on}"
+        reason = parent_reason(new.parent, parent_state) if cause else awaiting_reason(new.parent, new.on)
     elif run_at is not None and run_at > now:
         state = State.SCHEDULED
     enqueued = state is State.ENQUEUED
@@ -352,9 +345,24 @@ def parent_reason(parent: str | None, state: State) -> str:
     return f"parent {parent} ended {state}"
 
 
+def awaiting_reason(parent: str | None, on: str) -> str:
+    """The reason that a continuation records while it waits."""
+    return f"continuation of {parent} on {on}"
+
+
 def crash_reason(server: str | None) -> str:
     """The reason that a job records when its claim is taken from a dead server."""
     return f"server {server} died"
+
+
+def poison_reason(reason: str, crashes: object, survived: object) -> str:
+    """The reason that a job records which crashed once more than it may survive; `reason` is the crash's own."""
+    return f"poison: {reason} (crash {crashes}, {survived} survived)"
+
+
+def cancel_reason(reason: str) -> str:
+    """The reason that a job records whose run ended, for `reason`, after its cancel was asked for."""
+    return f"cancelled on request ({reason})" if reason else "cancelled on request"
 
 
 def ref_of(job: JobRecord) -> Ref:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from later.core.errors import InvalidOption
+from later.core.retry import LONGEST
 
 
 class Outcome(Exception):
@@ -11,8 +12,8 @@ class Outcome(Exception):
 
 class _Delayed(Outcome):
     def __init__(self, delay: timedelta, reason: str = "") -> None:
-        if delay < timedelta(0):
-            raise InvalidOption(f"{type(self).__name__} delay {delay} is negative: give zero or more")
+        if not timedelta(0) <= delay <= LONGEST:
+            raise InvalidOption(f"{type(self).__name__} delay {delay} is outside 0 to {LONGEST.days} days")
         super().__init__(delay, reason)
         self.delay = delay
         self.reason = reason

@@ -5,6 +5,7 @@ from datetime import timedelta
 from random import Random
 from typing import Final, TypeAlias
 
+from later.core.codec import storable
 from later.core.lifecycle import Cause, Change
 from later.core.outcomes import Cancel, RetryAfter, Snooze
 from later.core.records import Claim, ErrorInfo, Micros
@@ -15,7 +16,7 @@ DEFER: Final = timedelta(seconds=15)
 DEFER_FOR: Final = timedelta(hours=1)
 """How long such a job is passed around, as in a rolling deploy, before it fails."""
 REASON_LIMIT: Final = 200
-"""Characters of a reason; the whole error is in the history."""
+"""Bytes of a reason; the whole error is in the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,5 +139,4 @@ def _change(
 
 
 def _short(what: str, more: str) -> str:
-    text = f"{what}: {more}" if more else what
-    return text if len(text) <= REASON_LIMIT else text[: REASON_LIMIT - 3] + "..."
+    return storable(f"{what}: {more}" if more else what, REASON_LIMIT)

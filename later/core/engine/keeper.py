@@ -6,7 +6,7 @@ lane; each has one command under way at a time.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import IntEnum
 from random import Random
 from typing import Final, TypeAlias
 
@@ -21,6 +21,7 @@ BEAT: Final = 5.0
 MARGIN: Final = 1.0
 """The lease is taken for lost so long before it runs out, counted from the sending of the last beat that was answered:
 clocks may run apart by a fifteenth without two servers holding one claim."""
+TRUST: Final = LEASE / SECOND - MARGIN
 RESCUE: Final = 2.0
 PROMOTE: Final = 1.0
 """How often to look for due jobs when none is known to be due earlier."""
@@ -243,15 +244,13 @@ class KeeperExit:
 
 LeaseCommand: TypeAlias = Register | Beat | Unregister
 UpkeepCommand: TypeAlias = Promote | Rescue | FindUnpublished | Prune | ListServers | ListHeld | Apply
-Command: TypeAlias = (
-    LeaseCommand | UpkeepCommand | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
-)
+Command: TypeAlias = LeaseCommand | UpkeepCommand | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
 
 # --- the machine ----------------------------------------------------------------------------------------------------
 
 
-class _Chore(Enum):
-    """What the upkeep lane does, most urgent first."""
+class _Chore(IntEnum):
+    """What the upkeep lane does."""
 
     RECONCILE = 0
     LOOK = 1
@@ -269,6 +268,7 @@ _EVERY: Final = {
     _Chore.REPUBLISH: REPUBLISH,
     _Chore.PRUNE: PRUNE,
 }
+"""How often, in seconds; most urgent first."""
 
 
 @dataclass(slots=True)
@@ -285,19 +285,21 @@ class Keeper:
     _trusted_until: float = 0.0
     _lease_call: LeaseCommand | None = None
     _lease_sent_at: float = 0.0
+    _asked_for: ServerInfo | None = None
+    """The server that was last asked to be registered."""
     _lease_due: float = 0.0
     _lease_pause: float = 0.0
     _upkeep_call: UpkeepCommand | None = None
     _upkeep_pause: float = 0.0
     _upkeep_after: float = 0.0
-    _due: dict[_Chore, float] = field(default_factory=dict)
-    _dead_servers: set[str] = field(default_factory=set)
-    _workers: set[str] = field(default_factory=set)
-    _died: dict[str, frozenset[Key]] = field(default_factory=dict)
+    _due: dict[_Chore, float] = field(default_factory=dict[_Chore, float])
+    _dead_servers: set[str] = field(default_factory=set[str])
+    _workers: set[str] = field(default_factory=set[str])
+    _died: dict[str, frozenset[Key]] = field(default_factory=dict[str, frozenset[Key]])
     """Ended workers by name, with what had started; kept, since a claim of theirs may still reach the storage."""
-    _unlisted: set[str] = field(default_factory=set)
+    _unlisted: set[str] = field(default_factory=set[str])
     """Dead workers whose claims have not been asked for yet."""
-    _listing: set[str] = field(default_factory=set)
+    _listing: set[str] = field(default_factory=set[str])
     """Those of them that the ListHeld under way is for."""
     _changes: tuple[Change, ...] = ()
     _stop_by: float | None = None
@@ -329,9 +331,7 @@ class Keeper:
                 self._due = first | {_Chore.LOOK: now, _Chore.RESCUE: now, _Chore.PROMOTE: now}
             case Registered():
                 if self._lease_answered(Register):
-                    self._lease_held(now)
-                    assert self._server is not None
-                    out.append(TellLeased(self._server.id))
+                    self._registered(now, out)
             case Beaten(beat):
                 if self._lease_answered(Beat):
                     if beat.alive:
@@ -373,11 +373,20 @@ class Keeper:
         asked = call.server.id if isinstance(call, Register) else call.server
         return self._server is not None and asked == self._server.id
 
+    def _registered(self, now: float, out: list[Command]) -> None:
+        assert self._server is not None
+        if now < self._lease_sent_at + TRUST:
+            self._lease_held(now)
+            out.append(TellLeased(self._server.id))
+        else:  # too late: the lease may have run out already
+            self._server = self.new_server()
+            self._lease_due = now
+
     def _lease_held(self, now: float) -> None:
         self._leased = True
         self._lease_pause = 0.0
         # Counted from the sending: the storage's lease cannot have begun earlier.
-        self._trusted_until = self._lease_sent_at + LEASE / SECOND - MARGIN
+        self._trusted_until = self._lease_sent_at + TRUST
         self._lease_due = now + BEAT * self.random.uniform(0.8, 1.0)
 
     def _lease_failed(self, now: float) -> None:
@@ -407,9 +416,13 @@ class Keeper:
             return
         elif self._leased:
             self._lease_call = Beat(self._server.id, LEASE)
+            self._lease_sent_at = now
         else:
             self._lease_call = Register(self._server, LEASE)
-        self._lease_sent_at = now
+            # Registering again does not renew: the lease may run since the first time.
+            if self._server is not self._asked_for:
+                self._asked_for = self._server
+                self._lease_sent_at = now
         out.append(self._lease_call)
 
     # --- the upkeep
@@ -432,7 +445,7 @@ class Keeper:
             out.append(self._upkeep_call)
 
     def _next_chore(self, now: float) -> UpkeepCommand | None:
-        for chore in _Chore:
+        for chore in _EVERY:
             if now < self._due.get(chore, now + 1):
                 continue
             self._due[chore] = now + _EVERY[chore] * self.random.uniform(0.75, 1.0)
@@ -502,7 +515,7 @@ class Keeper:
                 continue
             key = (held.id, held.epoch)
             cause = Cause.CRASH if key in started else Cause.RELEASE
-            reason = f"worker {held.worker} died" + ("" if key in started else " before it started the job")
+            reason = f"worker {held.worker} " + ("died" if key in started else "has ended without starting the job")
             changes.append(Change(held.id, cause, reason, epoch=held.epoch, server=self._server.id))
         self._changes = tuple(changes)
         self._listing = set()
@@ -529,7 +542,8 @@ class Keeper:
         if self._exited:
             return None
         if self._stop_by is not None:
-            return min(self._stop_by, self._upkeep_after) if self._unsettled() else self._stop_by
+            waits = self._unsettled() and self._upkeep_call is None
+            return min(self._stop_by, self._upkeep_after) if waits else self._stop_by
         times: list[float] = []
         if self._leased:
             times.append(self._trusted_until)

@@ -36,6 +36,10 @@ POLL: Final = 5.0
 """How often to look for jobs when the storage pushes wake-ups: only to survive a lost one."""
 POLL_UNPUSHED: Final = (0.05, 1.0)
 """First and longest pause between looks when it does not."""
+IN_VAIN: Final = 10
+PAUSE: Final = 0.5
+"""After `IN_VAIN` wake-ups in a row without a job for this worker, how long not to wait for more: the storage has work
+and gives none, as when it takes the server's lease for lost and the next beat has not told so yet."""
 RETRY: Final = (0.1, 5.0)
 """First and longest pause after a failed call."""
 FLUSH: Final = 5.0
@@ -232,9 +236,7 @@ class Exit:
     """Everything is reported, or the time for it is over."""
 
 
-Command: TypeAlias = (
-    Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Exit
-)
+Command: TypeAlias = Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Exit
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -299,16 +301,16 @@ class Worker:
 
     _mode: _Mode = _Mode.UNLEASED
     _server: str = ""
-    _held: set[Key] = field(default_factory=set)
+    _held: set[Key] = field(default_factory=set[Key])
     """Every claim from its reply until its end is confirmed: ready, running or ended."""
-    _ready: deque[tuple[Claim, float]] = field(default_factory=deque)
+    _ready: deque[tuple[Claim, float]] = field(default_factory=deque[tuple[Claim, float]])
     """Claimed, not started, with the time of the claim."""
-    _running: dict[Key, Claim] = field(default_factory=dict)
-    _abandoned: set[Key] = field(default_factory=set)
+    _running: dict[Key, Claim] = field(default_factory=dict[Key, Claim])
+    _abandoned: set[Key] = field(default_factory=set[Key])
     """Handlers that still hold a slot though their claim is gone."""
-    _ended: deque[Change] = field(default_factory=deque)
+    _ended: deque[Change] = field(default_factory=deque[Change])
     """Ends that the storage has not confirmed and that no call carries."""
-    _deliveries: list[Delivery] = field(default_factory=list)
+    _deliveries: list[Delivery] = field(default_factory=list[Delivery])
     """Received and not yet turned into claims."""
     _call: _Call | ListClaims | None = None
     _waiting: bool = False
@@ -319,6 +321,8 @@ class Worker:
     _received_since_sweep: bool = False
     _sweep_at: float = 0.0
     _poll: float = POLL_UNPUSHED[0]
+    _in_vain: int = 0
+    _wait_from: float = 0.0
     _reconcile_at: float | None = None
     _deadline: float = 0.0
     _mean: float | None = None
@@ -354,8 +358,8 @@ class Worker:
             case ExchangeFailed():
                 self._exchange_failed(now)
             case Woken(hint):
-                self._waiting = False
-                self._empty = False
+                self._waiting = self._empty = False
+                self._in_vain = self._in_vain + 1 if hint else 0
                 first, longest = POLL_UNPUSHED
                 self._poll = first if hint else min(longest, self._poll * 2)
             case Received(deliveries):
@@ -424,6 +428,11 @@ class Worker:
             if self.settings.broker and (few or self._received_since_sweep):
                 self._sweep_at = now + SWEEP * self.random.uniform(0.5, 1.0)
             self._received_since_sweep = False
+        if result.next:
+            self._in_vain = 0
+        elif self._in_vain >= IN_VAIN:
+            self._in_vain = 0
+            self._wait_from = now + PAUSE
         for claim in (*(claim for claim in result.by_ref if claim), *result.next):
             self._claimed(claim, now)
 
@@ -489,12 +498,18 @@ class Worker:
             self._stop_asked(True, now)
         if self._mode in (_Mode.DRAINING, _Mode.HURRIED):
             self._wind_down(out)
+        if self._mode is not _Mode.RUNNING and self._deliveries:
+            out.append(GiveBack(tuple(self._deliveries)))
+            self._deliveries.clear()
         while self._ready and self.busy < self.settings.slots:
             claim, _ = self._ready.popleft()
             self._running[claim.id, claim.epoch] = claim
             out.append(Run(claim))
-        while self._ready and now - self._ready[0][1] >= STALE_AHEAD:
+        while self._ready and now >= self._ready[0][1] + STALE_AHEAD:
             self._release(self._ready.popleft()[0], "claimed ahead of a long job")
+            # Else the recent short runs would have it, or the next one, claimed again at once, for as long as the
+            # long job runs.
+            self._mean = max(self._mean or 0.0, STALE_AHEAD)
         self._exchange(now, out)
         if self._mode is _Mode.RUNNING:
             self._listen(now, out)
@@ -506,9 +521,6 @@ class Worker:
     def _wind_down(self, out: list[Command]) -> None:
         while self._ready:
             self._release(self._ready.popleft()[0], "the server stops")
-        if self._deliveries:
-            out.append(GiveBack(tuple(self._deliveries)))
-            self._deliveries.clear()
         if self._mode is _Mode.HURRIED:
             for key, claim in list(self._running.items()):
                 self._abandon(key, Interruption.STOP, out)
@@ -522,16 +534,20 @@ class Worker:
             out.append(self._call)
             return
         room = self._room() if self._mode is _Mode.RUNNING else 0
-        deliveries = tuple(self._deliveries)
-        sweep = self.settings.broker and now >= self._sweep_at
+        sweep = self.settings.broker and now >= self._sweep_at and room > 0
         if sweep:
             self._empty = False
+        # One place is the sweep's, or a steady stream of messages would hide for ever what the broker has lost.
+        taken = room - sweep
+        deliveries, excess = tuple(self._deliveries[:taken]), tuple(self._deliveries[taken:])
+        self._deliveries.clear()
+        if excess:
+            out.append(GiveBack(excess))
         direct = not self.settings.broker or self._broker_down or sweep
-        limit = max(0, room - len(deliveries)) if direct and not self._empty else 0
+        limit = room - len(deliveries) if direct and not self._empty else 0
         if not (self._ended or deliveries or limit):
             return
         changes = tuple(self._ended.popleft() for _ in range(min(MAX_CHANGES, len(self._ended))))
-        self._deliveries.clear()
         self._call = _Call(self._server, changes, deliveries, limit)
         refs = tuple(delivery.ref for delivery in deliveries)
         by = Claimant(self._server, self.name)
@@ -544,7 +560,7 @@ class Worker:
                 self._receiving = True
                 out.append(Receive(self._order(), room, SWEEP))
         direct = not self.settings.broker or self._broker_down
-        if direct and self._empty and not self._waiting:
+        if direct and self._empty and not self._waiting and now >= self._wait_from:
             self._waiting = True
             out.append(Wait(self._order(), POLL if self.settings.push else self._poll))
 
@@ -554,16 +570,15 @@ class Worker:
         ahead = 0
         if self._mean is not None:
             ahead = min(MAX_AHEAD, int(slots * AHEAD_SECONDS / max(self._mean, 1e-6)))
-        return slots - self.busy + ahead - len(self._ready)
+        coming = len(self._call.deliveries) + self._call.limit if isinstance(self._call, _Call) else 0
+        return max(0, slots - self.busy + ahead - len(self._ready) - coming)
 
     def _order(self) -> Sequence[str]:
         queues = self.settings.queues
         if not isinstance(queues, Mapping):
             return tuple(queues)
         # Efraimidis and Spirakis (2006): sorted by u^(1/weight), each queue leads in proportion to its weight.
-        return tuple(
-            sorted(queues, key=lambda name: self.random.random() ** (1 / queues[name]), reverse=True)
-        )
+        return tuple(sorted(queues, key=lambda name: self.random.random() ** (1 / queues[name]), reverse=True))
 
     def _release(self, claim: Claim, reason: str) -> None:
         self._give_back((claim.id, claim.epoch), reason)
@@ -583,7 +598,7 @@ class Worker:
         if self._mode is _Mode.HURRIED and now >= self._deadline:
             return True
         flushed = not self._ended and not isinstance(self._call, _Call)
-        return flushed and not self._running or (not self._server and not self._running)
+        return (flushed and not self._running) or (not self._server and not self._running)
 
     def _next_tick(self, now: float) -> float | None:
         times: list[float] = []
@@ -596,6 +611,8 @@ class Worker:
                 times.append(max(self._reconcile_at, self._storage_backoff.until))
             if self._storage_backoff.until > now:
                 times.append(self._storage_backoff.until)
+        if self._wait_from > now and self._mode is _Mode.RUNNING:
+            times.append(self._wait_from)
         if self.settings.broker and self._mode is _Mode.RUNNING:
             if self._call is None and self._room() > 0:
                 times.append(max(self._sweep_at, self._storage_backoff.until))
