@@ -1,0 +1,147 @@
+"""`later status`: which servers live, and how many jobs there are."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import click
+from rich.text import Text
+
+from later import BackgroundJobs, Counts, JobQuery, Server, State
+from later.cli.options import app_option, json_option
+from later.cli.output import STYLES, WIDE, Column, age, clean, iso, span, table, width, write, write_json
+from later.cli.target import opened
+
+LOOK: Final = 200
+"""How many waiting jobs of a queue are looked at for the oldest: one page, so that a long queue costs no more."""
+
+
+class _Oldest(NamedTuple):
+    """Since when the oldest Enqueued job of a queue waits; or, when more wait than were looked at, a job that waits
+    less long than the oldest."""
+
+    since: datetime
+    exact: bool
+
+
+@click.command()
+@app_option
+@json_option
+def status(*, app: str | None, as_json: bool) -> None:
+    """Show which servers live, and the jobs by queue and state.
+
+    A server is dead when it has not been heard of for the time of its lease; its jobs run again elsewhere. OLDEST is
+    how long the oldest Enqueued job of a queue has been waiting, ">" when it is longer than that.
+    """
+    with opened(app) as jobs:
+        servers = jobs.servers()
+        counts = jobs.counts()
+        oldest = {
+            queue: found
+            for queue, states in counts.by_queue.items()
+            if states.get(State.ENQUEUED) and (found := _oldest(jobs, queue))
+        }
+    now = datetime.now(UTC)
+    if as_json:
+        write_json(_document(servers, counts, oldest, now))
+        return
+    _write_servers(servers, now)
+    write()
+    _write_queues(counts, oldest, now)
+
+
+def _oldest(jobs: BackgroundJobs[Any, Any], queue: str) -> _Oldest | None:
+    page = jobs.find(JobQuery(states=frozenset({State.ENQUEUED}), queues=frozenset({queue}), limit=LOOK))
+    return _Oldest(page.jobs[-1].state_at, page.next is None) if page.jobs else None
+
+
+def _document(
+    servers: Sequence[Server], counts: Counts, oldest: Mapping[str, _Oldest], now: datetime
+) -> dict[str, Any]:
+    return {
+        "servers": [
+            {
+                "id": server.id,
+                "alive": server.lease_until > now,
+                "host": server.host,
+                "pid": server.pid,
+                "queues": list(server.queues),
+                "slots": server.slots,
+                "running": server.claims,
+                "started_at": iso(server.started_at),
+                "lease_until": iso(server.lease_until),
+            }
+            for server in servers
+        ],
+        "queues": {
+            queue: {
+                "jobs": {state.value: states.get(state, 0) for state in State},
+                "oldest_enqueued_at": iso(oldest[queue].since) if queue in oldest else None,
+                "oldest_is_older": queue in oldest and not oldest[queue].exact,
+            }
+            for queue, states in sorted(counts.by_queue.items())
+        },
+        "total": {state.value: counts.total(state) for state in State},
+    }
+
+
+def _write_servers(servers: Sequence[Server], now: datetime) -> None:
+    if not servers:
+        write("No servers: nothing runs jobs now.")
+        return
+    columns = [
+        Column("SERVER"),
+        Column("STATUS"),
+        Column("HOST", shrinks=True),
+        Column("PID", right=True),
+        Column("BUSY", right=True),
+        Column("QUEUES", shrinks=True),
+    ]
+    rows: list[list[str | Text]] = [
+        [
+            clean(server.id),
+            Text("alive", "green") if server.lease_until > now else Text("dead", "bold red"),
+            clean(server.host),
+            str(server.pid),
+            f"{server.claims}/{server.slots}",
+            clean(",".join(server.queues)) or "all",
+        ]
+        for server in servers
+    ]
+    if width() >= WIDE:
+        columns.append(Column("STARTED", right=True))
+        for row, server in zip(rows, servers, strict=True):
+            row.append(age(server.started_at, now))
+    table(columns, rows)
+
+
+def _write_queues(counts: Counts, oldest: Mapping[str, _Oldest], now: datetime) -> None:
+    if not counts.by_queue:
+        write("No jobs.")
+        return
+    columns = [
+        Column("QUEUE", shrinks=True),
+        *(Column(_HEADS.get(state, state.upper()), right=True) for state in State),
+        Column("OLDEST", right=True),
+    ]
+    rows: list[list[str | Text]] = [
+        [clean(queue), *(_number(state, states.get(state, 0)) for state in State), _waiting(oldest.get(queue), now)]
+        for queue, states in sorted(counts.by_queue.items())
+    ]
+    if len(rows) > 1:
+        rows.append(["total", *(_number(state, counts.total(state)) for state in State), ""])
+    table(columns, rows)
+
+
+_HEADS: Final = {State.AWAITING: "AWAIT", State.SCHEDULED: "SCHED", State.PROCESSING: "PROCESS"}
+"""Shortened, so that the table fits 80 columns."""
+
+
+def _number(state: State, jobs: int) -> Text:
+    return Text(str(jobs), STYLES[state]) if jobs else Text("-", "dim")
+
+
+def _waiting(oldest: _Oldest | None, now: datetime) -> str:
+    if oldest is None:
+        return ""
+    return f"{'' if oldest.exact else '> '}{span(max(now - oldest.since, timedelta(0)))}"

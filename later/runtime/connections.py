@@ -1,0 +1,95 @@
+"""The open backends of one app, one set per process."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from later.core.ports import Broker, BrokerBackend, BrokerOptions, Storage, StorageBackend, StorageOptions
+from later.core.records import Ref
+from later.runtime.group_commit import GroupCommit
+from later.runtime.publisher import Publisher
+
+_Value = TypeVar("_Value")
+
+
+class PerProcess(Generic[_Value]):
+    """A value that every process makes for itself at first use, so that a fork shares nothing.
+
+    What the parent made stays referenced in the child: were it collected there, its destructors would close the
+    parent's connections (for SQLite even drop the parent's file locks).
+    """
+
+    def __init__(self, make: Callable[[], _Value]) -> None:
+        self._make = make
+        self._by_pid: dict[int, _Value] = {}
+
+    def get(self) -> _Value:
+        pid = os.getpid()
+        value = self._by_pid.get(pid)
+        # setdefault() is atomic: of two threads that come first together, both get the same value.
+        return value if value is not None else self._by_pid.setdefault(pid, self._make())
+
+    def peek(self) -> _Value | None:
+        """The value of this process if it has been made."""
+        return self._by_pid.get(os.getpid())
+
+
+class Connections:
+    """Storage, broker and what stands before them, in one process. Each is opened at first use."""
+
+    def __init__(self, name: str, storage: StorageBackend, broker: BrokerBackend | None) -> None:
+        self._name = name
+        self._storage_backend = storage
+        self._broker_backend = broker
+        self._lock = threading.Lock()
+        self._storage: Storage | None = None
+        self._broker: Broker | None = None
+        self._publisher = None if broker is None else Publisher(self.storage, self._open_broker)
+        self.commit = GroupCommit(lambda jobs: self.storage().insert(jobs), self.publish)
+
+    def storage(self) -> Storage:
+        """The open storage, its schema current. Raises the errors of the backend; the next call tries again."""
+        storage = self._storage
+        if storage is not None:
+            return storage
+        with self._lock:
+            if self._storage is None:
+                options = StorageOptions(namespace=self._name, outbox=self._broker_backend is not None)
+                storage = self._storage_backend.open_storage(options)
+                try:
+                    storage.migrate()
+                except BaseException:
+                    storage.close()
+                    raise
+                self._storage = storage
+            return self._storage
+
+    def broker(self) -> Broker | None:
+        return None if self._broker_backend is None else self._open_broker()
+
+    def publish(self, refs: Sequence[Ref]) -> None:
+        """Hand refs that became Enqueued to the broker, if there is one, in the background."""
+        if self._publisher is not None and refs:
+            self._publisher.publish(refs)
+
+    def close(self) -> None:
+        """Publish what waits, for 2 seconds at most, and close. Everything opens again when it is used again."""
+        if self._publisher is not None:
+            self._publisher.close()
+        with self._lock:
+            broker, self._broker = self._broker, None
+            storage, self._storage = self._storage, None
+        try:
+            if broker is not None:
+                broker.close()
+        finally:
+            if storage is not None:
+                storage.close()
+
+    def _open_broker(self) -> Broker:
+        assert self._broker_backend is not None
+        with self._lock:
+            if self._broker is None:
+                self._broker = self._broker_backend.open_broker(BrokerOptions(namespace=self._name))
+            return self._broker

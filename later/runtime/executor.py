@@ -1,0 +1,151 @@
+"""Runs handlers: `def` in threads, `async def` on one event loop, isolated ones in processes of their own."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any
+
+from later.core.engine.judge import Interrupted
+from later.core.engine.worker import Interruption, Key, RunEnded
+from later.core.lifecycle import Change
+from later.core.records import Claim
+from later.runtime.board import Board
+from later.runtime.handling import Handling, Stop
+from later.runtime.isolate import Isolates
+from later.runtime.jobs import BackgroundJobs
+from later.runtime.loop import Lane
+
+
+class Executor:
+    """Runs up to `slots` claims at once and posts one RunEnded for each. Used by one thread.
+
+    All threads are daemons: a handler that never returns cannot keep the process alive.
+    """
+
+    def __init__(
+        self,
+        jobs: BackgroundJobs[Any, Any],
+        slots: int,
+        post: Callable[[RunEnded], None],
+        random: Random,
+        board: Board | None = None,
+    ) -> None:
+        """board: given in a process that a supervisor watches and starts again when it dies."""
+        self._handling = Handling(jobs, random)
+        self._isolates = Isolates(jobs, self._handling)
+        self._tasks = Tasks()
+        self._lanes = [Lane(f"later-slot-{slot}") for slot in range(slots)]
+        self._free = list(range(slots))
+        """Used from its end, so that few jobs keep to few threads."""
+        self._runs: dict[Key, Stop] = {}
+        self._post = post
+        self._board = board
+
+    def run(self, claim: Claim) -> None:
+        """Start a run; does not block. The caller keeps to `slots` runs at once."""
+        key, slot, stop = (claim.id, claim.epoch), self._free.pop(), Stop()
+        self._runs[key] = stop
+        job_type = self._handling.type_of(claim)
+        # What has crashed before may have killed its process. Alone in one, it cannot do that to its neighbours again.
+        suspect = claim.crashes > 0 and self._board is not None
+        if job_type is not None and (job_type.isolation == "process" or suspect):
+            self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._isolates.run, claim, stop))
+        elif job_type is not None and job_type.is_async:
+            self._tasks.start(key, self._on_loop(key, slot, claim, stop))
+        else:
+            self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._handle, claim, stop))
+
+    def interrupt(self, key: Key, why: Interruption) -> None:
+        """Ask a run to stop: a thread by its flag alone, a task by cancelling it, a process by killing it.
+
+        Once for each reason, so that a task can clean up in peace however often it is asked.
+        """
+        stop = self._runs.get(key)
+        if stop is not None and stop.why is not why:
+            stop.why = why
+            self._isolates.kill(key)
+            self._tasks.cancel(key)
+
+    def close(self) -> None:
+        """Let idle threads, the loop and idle isolated processes end; does not wait for running handlers."""
+        for lane in self._lanes:
+            lane.close()
+        self._tasks.close()
+        self._isolates.close()
+
+    def _handle(self, claim: Claim, stop: Stop) -> Change:
+        return self._handling.run(claim, stop, asyncio.run)
+
+    def _in_thread(self, key: Key, slot: int, run: Callable[[Claim, Stop], Change], claim: Claim, stop: Stop) -> None:
+        began = self._began(key, slot)
+        change = run(claim, stop)
+        self._ended(key, slot, change, began)
+
+    async def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:
+        began = self._began(key, slot)
+        if stop.why is None:
+            change = await self._handling.arun(claim, stop)
+        else:
+            change = self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
+        self._ended(key, slot, change, began)
+
+    def _began(self, key: Key, slot: int) -> float:
+        if self._board is not None:
+            self._board.started(slot, key)
+        return time.monotonic()
+
+    def _ended(self, key: Key, slot: int, change: Change, began: float) -> None:
+        if self._board is not None:
+            self._board.ended(slot)
+        # Single steps of built-in types, so other threads may do the same meanwhile.
+        del self._runs[key]
+        self._free.append(slot)
+        self._post(RunEnded(change, time.monotonic() - began))
+
+
+class Tasks:
+    """Tasks on one event loop, whose thread starts with the first of them."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = asyncio.Event()
+        self._tasks: dict[Key, asyncio.Task[Any]] = {}
+
+    def start(self, key: Key, run: Coroutine[Any, Any, None]) -> None:
+        if self._loop is None:
+            runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+            self._loop = runner.get_loop()
+            threading.Thread(target=self._serve, args=(runner,), name="later-loop", daemon=True).start()
+        self._loop.call_soon_threadsafe(self._loop.create_task, self._run(key, run))
+
+    def cancel(self, key: Key) -> None:
+        """Cancel the task, if it has begun and not ended."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel, key)
+
+    def close(self) -> None:
+        """Cancel what still runs, and end the loop when all has ended; does not wait."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.call_soon_threadsafe(self._closing.set)
+
+    def _serve(self, runner: asyncio.Runner) -> None:
+        with runner:
+            runner.run(self._closing.wait())
+
+    async def _run(self, key: Key, run: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # Here and not in `start`: a task that is cancelled before its first step never runs, and would never report.
+        self._tasks[key] = task
+        try:
+            await run
+        finally:
+            del self._tasks[key]
+
+    def _cancel(self, key: Key) -> None:
+        task = self._tasks.get(key)
+        if task is not None:
+            task.cancel()

@@ -1,0 +1,119 @@
+"""One run of one claim: decode the payload, call the handler, and judge how it ended. The same for every kind of
+handler; threads, loops and processes only differ in who calls."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
+from dataclasses import dataclass
+from random import Random
+from typing import Any, cast
+
+from later.core.codec import describe_error, encode_result
+from later.core.engine.judge import End, Interrupted, Policy, Raised, Refused, Returned, Unserved, judge
+from later.core.engine.worker import Interruption
+from later.core.errors import BadPayload, BadResult, UnknownType
+from later.core.lifecycle import Change
+from later.core.outcomes import Cancel, Outcome
+from later.core.records import Claim, State
+from later.core.registry import JobType
+from later.core.retry import Retry
+from later.runtime.context import JobContext
+from later.runtime.jobs import BackgroundJobs
+from later.runtime.log import log
+
+
+@dataclass(slots=True)
+class Stop:
+    """How a run is asked to stop. Set once; the handler sees it as `ctx.cancelled`."""
+
+    why: Interruption | None = None
+
+    def is_set(self) -> bool:
+        return self.why is not None
+
+
+class Handling:
+    """Runs claims of one app. Never raises: every end becomes a Change."""
+
+    def __init__(self, jobs: BackgroundJobs[Any, Any], random: Random) -> None:
+        self._jobs = jobs
+        self._random = random
+        self._limits = jobs.limits
+
+    def type_of(self, claim: Claim) -> JobType | None:
+        """The claim's job type, when it has a handler here."""
+        job_type = self._jobs.registry.by_name(claim.type)
+        return job_type if job_type is not None and job_type.handler is not None else None
+
+    def run(self, claim: Claim, stop: Stop, run_async: Callable[[Coroutine[Any, Any, object]], object]) -> Change:
+        """Call the handler in this thread; what an async one returns is run by `run_async`."""
+        try:
+            call = self._prepare(claim, stop)
+            if isinstance(call, Change):
+                return call
+            # A context of its own: what a handler sets in it is not there for the next job of this thread.
+            value = copy_context().run(call)
+            if asyncio.iscoroutine(value):
+                value = run_async(value)
+            return self._returned(claim, value, stop)
+        except BaseException as error:  # noqa: BLE001  SystemExit in a handler is a failed run, not the end of the worker
+            return self._raised(claim, error, stop)
+
+    async def arun(self, claim: Claim, stop: Stop) -> Change:
+        """Await the handler on this loop; cancelled by cancelling this task, after `stop` was set."""
+        try:
+            call = self._prepare(claim, stop)
+            if isinstance(call, Change):
+                return call
+            return self._returned(claim, await cast("Awaitable[object]", call()), stop)
+        except BaseException as error:  # noqa: BLE001  as above
+            return self._raised(claim, error, stop)
+
+    def judged(self, claim: Claim, end: End) -> Change:
+        """For ends that this process sees from outside: a timeout, a dead process, an interruption."""
+        return judge(claim, self._policy(claim), end, self._random)
+
+    def raised(self, claim: Claim, error: BaseException) -> Change:
+        info = describe_error(error, self._limits.error)
+        try:
+            return self.judged(claim, Raised(error, info))
+        except Exception:  # noqa: BLE001  both are the user's code; the run must be reported all the same
+            log.exception("job %s fails: the retry policy or the outcome of %s is faulty", claim.id, claim.type)
+            return self.judged(claim, Refused(info))
+
+    def _prepare(self, claim: Claim, stop: Stop) -> Callable[[], object] | Change:
+        job_type = self.type_of(claim)
+        if job_type is None or job_type.handler is None:
+            missing = UnknownType(f"no handler for job type {claim.type} is registered on this server")
+            return self.judged(claim, Unserved(describe_error(missing, self._limits.error)))
+        try:
+            payload = job_type.decode(claim.payload)
+        except BadPayload as error:
+            return self.judged(claim, Refused(describe_error(error, self._limits.error)))
+        handler, context = job_type.handler, JobContext(self._jobs, claim, stop)
+        return lambda: handler(context, payload)
+
+    def _returned(self, claim: Claim, value: object, stop: Stop) -> Change:
+        if isinstance(value, Outcome):
+            return self._raised(claim, value, stop)
+        try:
+            result = encode_result(value, self._limits.result)
+        except BadResult as error:
+            return self.judged(claim, Refused(describe_error(error, self._limits.error)))
+        return self.judged(claim, Returned(result))
+
+    def _raised(self, claim: Claim, error: BaseException, stop: Stop) -> Change:
+        if stop.why is not None and isinstance(error, asyncio.CancelledError | Cancel):
+            return self.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
+        return self.raised(claim, error)
+
+    def _policy(self, claim: Claim) -> Policy:
+        job_type = self._jobs.registry.by_name(claim.type)
+        if job_type is None:
+            return Policy(Retry())
+        return Policy(
+            job_type.retry,
+            keep_succeeded=job_type.keep(State.SUCCEEDED),
+            keep_failed=job_type.keep(State.FAILED),
+            keep_deleted=job_type.keep(State.DELETED),
+        )

@@ -1,0 +1,141 @@
+"""Runs the engine's Worker: claims from the storage, hints from the broker, handlers in the executor."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, Final
+
+from later.core.engine import worker as engine
+from later.core.errors import BackendError
+from later.runtime.board import Board
+from later.runtime.executor import Executor
+from later.runtime.jobs import BackgroundJobs
+from later.runtime.log import log
+from later.runtime.loop import Lane, Loop
+
+SETTLE: Final = 1.0
+"""Seconds that calls under way get to return at the end."""
+
+
+class Working:
+    """One worker process's share of a server."""
+
+    def __init__(
+        self,
+        jobs: BackgroundJobs[Any, Any],
+        settings: engine.WorkerSettings,
+        name: str,
+        board: Board | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_end: called in another thread when the machine has exited, or failed on a defect."""
+        self._storage = jobs.storage()
+        self._broker = jobs.broker()
+        self._publish = jobs.publish
+        self._on_end = on_end
+        random = Random()
+        self._loop: Loop[engine.Event, engine.Command] = Loop(
+            f"later-worker-{name}", engine.Worker(settings, name, random), engine.Tick(), self._execute, self._end
+        )
+        self._executor = Executor(jobs, settings.slots, self._loop.post, random, board)
+        self._calls = Lane(f"later-storage-{name}")
+        self._waits = Lane(f"later-wait-{name}")
+        self._receives = Lane(f"later-receive-{name}")
+        self._ending = threading.Event()
+        self.post = self._loop.post
+        self.start = self._loop.start
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the machine has exited; False when time ran out first."""
+        return self._loop.join(timeout)
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._loop.error
+
+    def _execute(self, command: engine.Command) -> bool:
+        match command:
+            case engine.Run(claim):
+                self._executor.run(claim)
+            case engine.Exchange() | engine.ListClaims():
+                self._calls.submit(lambda: self._loop.post(self._call(command)))
+            case engine.Wait(queues, timeout):
+                self._waits.submit(lambda: self._loop.post(self._wait(queues, timeout)))
+            case engine.Receive():
+                self._receives.submit(lambda: self._loop.post(self._receive(command)))
+            case engine.Ack() | engine.GiveBack():
+                self._calls.submit(lambda: self._answer(command))
+            case engine.Publish(refs):
+                self._publish(refs)
+            case engine.Interrupt(key, why):
+                self._executor.interrupt(key, why)
+            case engine.Exit():
+                return False
+        return True
+
+    def _call(self, command: engine.Exchange | engine.ListClaims) -> engine.Event:
+        try:
+            if isinstance(command, engine.ListClaims):
+                return engine.ClaimsListed(self._storage.claims(command.server))
+            return engine.ExchangeDone(
+                self._storage.exchange(command.by, command.changes, command.refs, command.queues, command.limit)
+            )
+        except BackendError as error:
+            log.warning("the storage did not answer; trying again: %s", error)
+        except Exception:  # noqa: BLE001  a faulty adapter must not end the server
+            log.exception("the storage raised what it must not; trying again")
+        return engine.ListFailed() if isinstance(command, engine.ListClaims) else engine.ExchangeFailed()
+
+    def _wait(self, queues: Sequence[str], timeout: float) -> engine.Event:
+        try:
+            return engine.Woken(self._storage.wait(queues, timeout))
+        except Exception as error:  # noqa: BLE001  a hint that fails is only a missing hint
+            if not self._ending.is_set():
+                log.warning("the storage does not tell of new jobs; looking in %g s: %s", timeout, error)
+            self._ending.wait(timeout)
+            return engine.Woken(hint=False)
+
+    def _receive(self, command: engine.Receive) -> engine.Event:
+        assert self._broker is not None
+        try:
+            return engine.Received(self._broker.receive(command.queues, command.limit, command.wait))
+        except BackendError as error:
+            log.warning("the broker did not answer; working from the storage until it does: %s", error)
+        except Exception:  # noqa: BLE001  as above
+            log.exception("the broker raised what it must not; working from the storage until it answers")
+        return engine.ReceiveFailed()
+
+    def _answer(self, command: engine.Ack | engine.GiveBack) -> None:
+        assert self._broker is not None
+        try:
+            if isinstance(command, engine.Ack):
+                self._broker.ack(command.deliveries)
+            else:
+                self._broker.release(command.deliveries)
+        except Exception as error:  # noqa: BLE001  a message that comes again is found to be stale
+            log.warning("the broker did not take an answer: %s", error)
+
+    def _end(self) -> None:
+        try:
+            self._ending.set()
+            self._executor.close()
+            for lane in (self._calls, self._waits, self._receives):
+                lane.close()
+            self._settle()
+            late = [event.deliveries for event in self._loop.unhandled() if isinstance(event, engine.Received)]
+            for deliveries in filter(None, late):
+                self._answer(engine.GiveBack(deliveries))
+        finally:
+            self._on_end()
+
+    def _settle(self) -> None:
+        """Wait for the calls under way, so that none touches a backend that its owner closes next."""
+        until = time.monotonic() + SETTLE
+        lanes = [self._calls, self._waits, self._receives]
+        while lanes and time.monotonic() < until:
+            # Again and again, because a call that was about to wait missed the first wake.
+            self._storage.wake()
+            if self._broker is not None:
+                self._broker.wake()
+            lanes = [lane for lane in lanes if not lane.join(0.02)]
