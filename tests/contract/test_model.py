@@ -1,0 +1,11 @@
+import pytest
+
+from later.testing import MakeStorage, Model, StorageContract
+
+
+class TestModel(StorageContract):
+    """The model is held to its own contract; that it agrees with itself shows that it is deterministic."""
+
+    @pytest.fixture
+    def make_storage(self) -> MakeStorage:
+        return Model().open_storage

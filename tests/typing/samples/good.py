@@ -1,0 +1,96 @@
+"""What a typed program may write: no type checker says a word."""
+
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from pydantic import BaseModel
+
+from later import BackgroundJobs, Cancel, Job, JobContext, JobsBuilder, On, Retry, RetryAfter, background_job, job_type
+
+
+class App:
+    mailbox: str = "out"
+
+
+class SendEmail(BaseModel):
+    address: str
+
+
+class CreateAccount(BaseModel):
+    id: str
+
+
+@background_job
+class Jobs:
+    send_email: SendEmail
+    create_account: CreateAccount = job_type(queue="accounts", retry=Retry(attempts=3))
+
+
+def send_email(ctx: JobContext[App], payload: SendEmail) -> int | RetryAfter:
+    assert_type(ctx.app, App)
+    ctx.enqueue(CreateAccount(id=ctx.job_id))
+    ctx.enqueue_continue(ctx.job_id, CreateAccount(id="7"), on=On.FINISHED)
+    if ctx.attempt == 1:
+        return RetryAfter(timedelta(seconds=1))
+    if ctx.app.mailbox:
+        raise Cancel("no")
+    return len(payload.address)
+
+
+async def create_account(ctx: JobContext[App], payload: CreateAccount) -> None:
+    await ctx.aenqueue(SendEmail(address=payload.id))
+
+
+def any_model(ctx: JobContext[object], payload: BaseModel) -> None: ...
+
+
+jobs = (
+    JobsBuilder(App(), "app", "memory://", storage="memory://", jobs=Jobs)
+    .with_handler(SendEmail, send_email)
+    .with_handler(CreateAccount, create_account)
+    .build()
+)
+assert_type(jobs, BackgroundJobs[App, SendEmail | CreateAccount])
+assert_type(jobs.app, App)
+
+# Handlers may take more than they get.
+JobsBuilder(App(), "app").with_handler(SendEmail, any_model).with_handler(CreateAccount, lambda _ctx, _payload: None)
+
+# By name, without the stub that `later stub` writes: it runs, but payloads are not checked.
+loose = (
+    JobsBuilder(App(), "app").with_send_email_handler(send_email).with_create_account_handler(create_account).build()
+)
+assert_type(loose.app, App)
+loose.enqueue(SendEmail(address="a@b.c"))
+
+
+def only_emails(some: BackgroundJobs[App, SendEmail]) -> str:
+    return some.enqueue(SendEmail(address="a@b.c"))
+
+
+def any_app(some: BackgroundJobs[object, SendEmail]) -> str:
+    return some.enqueue(SendEmail(address="a@b.c"))
+
+
+only_emails(jobs)
+any_app(jobs)
+
+parent = jobs.enqueue(SendEmail(address="a@b.c"), id="x", queue="q", priority=3)
+assert_type(parent, str)
+jobs.enqueue_continue(parent, CreateAccount(id="7"))
+jobs.enqueue_continue(parent, CreateAccount(id="7"), on="failed")
+jobs.enqueue_delayed(SendEmail(address="a@b.c"), timedelta(hours=1))
+jobs.enqueue_delayed_at(SendEmail(address="a@b.c"), datetime.now(UTC) + timedelta(hours=1))
+assert_type(jobs.enqueue_many([SendEmail(address="a@b.c"), CreateAccount(id="7")]), list[str])
+assert_type(jobs.wait(parent, 5), Job)
+
+
+async def main() -> None:
+    assert_type(await jobs.aenqueue(SendEmail(address="a@b.c")), str)
+    assert_type(await jobs.await_for(parent, timedelta(seconds=5)), Job)
+    async with jobs.running(slots=4, queues={"default": 3, "accounts": 1}):
+        pass
+
+
+with jobs.running(queues=["default"]):
+    pass

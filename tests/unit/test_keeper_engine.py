@@ -1,0 +1,442 @@
+"""The machine that holds the lease: when it beats, when it stops trusting its lease, and what it does for the dead."""
+
+from random import Random
+from typing import TypeVar
+
+import pytest
+
+from later.core import records
+from later.core.engine import keeper
+from later.core.engine.keeper import (
+    TRUST,
+    Apply,
+    Beat,
+    Beaten,
+    FindUnpublished,
+    HeldListed,
+    Keeper,
+    KeeperExit,
+    LeaseCallFailed,
+    ListHeld,
+    ListServers,
+    Promote,
+    PromoteDone,
+    Prune,
+    PruneDone,
+    Register,
+    Registered,
+    Rescue,
+    RescueDone,
+    ServersListed,
+    Started,
+    StopWanted,
+    TellCancels,
+    TellLeased,
+    TellLeaseLost,
+    Ticked,
+    UnpublishedFound,
+    Unregister,
+    Unregistered,
+    UpkeepFailed,
+    WorkerDied,
+    WorkerLeft,
+    WorkerStarted,
+)
+from later.core.engine.worker import FLUSH, Publish
+from later.core.lifecycle import Cause
+from later.core.records import Applied, HeldClaim, Promoted, Ref, Rescued, ServerInfo, State, Verdict
+
+T = TypeVar("T")
+
+ALIVE = Beaten(records.Beat(alive=True, cancels=()))
+REF = Ref("job", 2, "q", 0)
+
+
+class Bench:
+    """A keeper, and a storage that answers when it is told to."""
+
+    def __init__(self, *, broker: bool = False) -> None:
+        self.now = 100.0
+        self.servers = 0
+        self.machine = Keeper(self._describe, Random(1), broker=broker)
+        self.out: list[keeper.Command] = []
+        self.waiting: list[keeper.Command] = []
+        """Commands that have not been answered."""
+
+    def _describe(self) -> ServerInfo:
+        self.servers += 1
+        return ServerInfo(f"s{self.servers}", "node", "host", 1, "0")
+
+    def feed(self, event: keeper.Event) -> list[keeper.Command]:
+        self.out = self.machine.handle(event, self.now)
+        self.waiting += self.out
+        return self.out
+
+    def tick(self) -> list[keeper.Command]:
+        """Go on to when the machine wants to be woken."""
+        assert self.machine.wake_at is not None
+        self.now = max(self.now, self.machine.wake_at)
+        return self.feed(Ticked())
+
+    def take(self, kind: type[T]) -> T:
+        """The oldest command of this kind that has not been answered."""
+        for command in self.waiting:
+            if isinstance(command, kind):
+                self.waiting.remove(command)
+                return command
+        raise AssertionError(f"no {kind.__name__} in {self.waiting}")
+
+    def has(self, kind: type[object]) -> bool:
+        return any(isinstance(command, kind) for command in self.waiting)
+
+    def settle(self, but: type[object] | None = None) -> None:
+        """Answer all upkeep, but for one kind, with "nothing to do"."""
+        while kinds := [kind for kind in QUIET if kind is not but and self.has(kind)]:
+            self.take(kinds[0])
+            self.feed(QUIET[kinds[0]])
+
+    def start(self) -> "Bench":
+        self.feed(Started())
+        self.take(Register)
+        self.feed(Registered())
+        self.take(TellLeased)
+        self.settle()
+        return self
+
+    def until(self, kind: type[object], *, limit: float = 1000.0) -> float:
+        """Let time pass, answering all else with success, until a command of this kind comes; how long it took."""
+        began = self.now
+        self.settle(but=kind)
+        while not self.has(kind):
+            assert self.now < began + limit, f"no {kind.__name__} in {limit} s"
+            if self.has(Beat):
+                self.take(Beat)
+                self.feed(ALIVE)
+            self.tick()
+            self.settle(but=kind)
+        return self.now - began
+
+    def answer(self, kind: type[keeper.Command], answer: keeper.Event) -> list[keeper.Command]:
+        """Wait for a command of this kind and answer it."""
+        self.until(kind)
+        self.take(kind)
+        return self.feed(answer)
+
+    def lose(self) -> None:
+        """Let time pass without another answer to a beat until the lease is given up."""
+        while not self.has(TellLeaseLost):
+            self.settle()
+            self.tick()
+
+
+QUIET: dict[type[keeper.Command], keeper.Event] = {
+    ListServers: ServersListed((), ()),
+    Rescue: RescueDone(Rescued((), (), 0, more=False)),
+    Promote: PromoteDone(Promoted((), None)),
+    FindUnpublished: UnpublishedFound(()),
+    Prune: PruneDone(0),
+}
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench().start()
+
+
+def test_it_registers_before_anything_is_claimed() -> None:
+    bench = Bench()
+    bench.feed(Started())
+    assert bench.take(Register).server.id == "s1"
+    assert not bench.has(TellLeased)
+    bench.feed(Registered())
+    assert bench.take(TellLeased).server == "s1"
+
+
+def test_it_beats_well_before_the_lease_runs_out(bench: Bench) -> None:
+    for _ in range(5):
+        assert bench.until(Beat) <= keeper.BEAT
+        bench.take(Beat)
+        bench.feed(ALIVE)
+
+
+def test_a_failed_beat_is_repeated_soon(bench: Bench) -> None:
+    bench.until(Beat)
+    bench.take(Beat)
+    bench.feed(LeaseCallFailed())
+    assert bench.until(Beat) <= 0.1
+
+
+def test_the_lease_is_trusted_from_the_sending_of_the_beat(bench: Bench) -> None:
+    bench.until(Beat)
+    sent_at = bench.now
+    bench.now += 3.0
+    bench.take(Beat)
+    bench.feed(ALIVE)
+    bench.until(Beat)
+    bench.lose()
+    assert bench.now == pytest.approx(sent_at + TRUST)
+
+
+def test_a_lost_lease_means_a_new_server(bench: Bench) -> None:
+    bench.until(Beat)
+    bench.take(Beat)
+    bench.feed(Beaten(records.Beat(alive=False, cancels=())))
+    assert bench.has(TellLeaseLost)
+    assert bench.take(Register).server.id == "s2"
+    bench.feed(Registered())
+    assert bench.take(TellLeased).server == "s2"
+
+
+def test_the_answer_to_a_beat_of_a_lost_server_does_not_help_the_new_one(bench: Bench) -> None:
+    bench.until(Beat)
+    bench.now += TRUST
+    bench.feed(Ticked())
+    assert bench.has(TellLeaseLost)
+    bench.feed(ALIVE)
+    assert not bench.has(TellLeased)
+    assert bench.take(Register).server.id == "s2"
+
+
+def test_a_repeated_registration_is_trusted_from_its_first_sending() -> None:
+    """Registering again does not renew: the storage may have begun the lease when it was first asked."""
+    bench = Bench()
+    bench.feed(Started())
+    first = bench.now
+    bench.take(Register)
+    bench.now += 5.0
+    bench.feed(LeaseCallFailed())
+    bench.settle()
+    bench.until(Register)
+    bench.take(Register)
+    bench.feed(Registered())
+    bench.take(TellLeased)
+    bench.until(Beat)
+    bench.lose()
+    assert bench.now == pytest.approx(first + TRUST)
+
+
+def test_a_registration_that_was_answered_too_late_is_made_anew() -> None:
+    bench = Bench()
+    bench.feed(Started())
+    bench.take(Register)
+    bench.now += TRUST
+    bench.feed(Registered())
+    assert not bench.has(TellLeased)
+    assert not bench.has(TellLeaseLost)
+    assert bench.take(Register).server.id == "s2"
+    bench.feed(Registered())
+    assert bench.take(TellLeased).server == "s2"
+
+
+def test_cancels_are_passed_on(bench: Bench) -> None:
+    bench.until(Beat)
+    bench.take(Beat)
+    bench.feed(Beaten(records.Beat(alive=True, cancels=(("job", 3),))))
+    assert bench.take(TellCancels).claims == (("job", 3),)
+
+
+# --- dead workers
+
+
+def changes(bench: Bench, *claims: HeldClaim) -> dict[str, Cause]:
+    bench.take(ListHeld)
+    bench.feed(HeldListed(claims))
+    return {change.id: change.cause for change in bench.take(Apply).changes} if bench.has(Apply) else {}
+
+
+def test_what_a_dead_worker_had_started_crashed_and_the_rest_is_released(bench: Bench) -> None:
+    bench.feed(WorkerStarted("w1"))
+    bench.feed(WorkerDied("w1", [("started", 1)]))
+    assert changes(
+        bench,
+        HeldClaim("started", 1, "w1", 0),
+        HeldClaim("claimed", 1, "w1", 0),
+        HeldClaim("of another", 1, "w2", 0),
+    ) == {"started": Cause.CRASH, "claimed": Cause.RELEASE}
+
+
+def test_only_the_claim_that_was_started_crashed(bench: Bench) -> None:
+    bench.feed(WorkerDied("w1", [("job", 1)]))
+    assert changes(bench, HeldClaim("job", 2, "w1", 0)) == {"job": Cause.RELEASE}
+
+
+def test_a_listing_from_before_a_death_is_not_used_for_it(bench: Bench) -> None:
+    bench.feed(WorkerDied("w1", []))
+    bench.feed(WorkerDied("w2", [("b", 1)]))
+    assert changes(bench, HeldClaim("a", 1, "w1", 0), HeldClaim("b", 1, "w2", 0)) == {"a": Cause.RELEASE}
+    bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
+    assert changes(bench, HeldClaim("b", 1, "w2", 0)) == {"b": Cause.CRASH}
+
+
+def test_reports_for_the_dead_are_repeated_until_they_arrive(bench: Bench) -> None:
+    bench.feed(WorkerDied("w1", [("job", 1)]))
+    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+    bench.feed(UpkeepFailed())
+    bench.until(Apply)
+    assert [change.cause for change in bench.take(Apply).changes] == [Cause.CRASH]
+
+
+def test_a_failed_listing_forgets_nothing(bench: Bench) -> None:
+    bench.feed(WorkerDied("w1", [("job", 1)]))
+    bench.take(ListHeld)
+    bench.feed(UpkeepFailed())
+    bench.until(ListHeld)
+    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+
+
+def test_claims_that_arrive_after_their_workers_death_are_found_later(bench: Bench) -> None:
+    """A call of the dead worker may reach the storage after the first listing."""
+    bench.feed(WorkerDied("w1", []))
+    assert changes(bench) == {}
+    assert bench.until(ListHeld) <= keeper.RECONCILE
+    assert changes(bench, HeldClaim("late", 1, "w1", 0)) == {"late": Cause.RELEASE}
+
+
+def test_claims_of_a_worker_that_left_are_given_back(bench: Bench) -> None:
+    bench.feed(WorkerLeft("w1"))
+    bench.until(ListHeld)
+    assert changes(bench, HeldClaim("late", 1, "w1", 0)) == {"late": Cause.RELEASE}
+
+
+def test_what_was_taken_from_the_dead_is_published() -> None:
+    bench = Bench(broker=True).start()
+    bench.feed(WorkerDied("w1", []))
+    changes(bench, HeldClaim("job", 1, "w1", 0))
+    bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, (REF,))]))
+    assert bench.take(Publish).refs == (REF,)
+
+
+# --- upkeep
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [(Rescue, keeper.RESCUE), (Promote, keeper.PROMOTE), (Prune, keeper.PRUNE), (ListServers, keeper.BEAT)],
+)
+def test_each_chore_comes_up_in_time(bench: Bench, kind: type[keeper.Command], seconds: float) -> None:
+    for _ in range(3):
+        assert bench.until(kind) <= seconds
+        bench.take(kind)
+        bench.feed(QUIET[kind])
+
+
+def test_republishing_needs_a_broker(bench: Bench) -> None:
+    with pytest.raises(AssertionError, match="no FindUnpublished"):
+        bench.until(FindUnpublished, limit=30.0)
+    assert Bench(broker=True).start().until(FindUnpublished) <= keeper.REPUBLISH
+
+
+def test_the_next_due_job_is_promoted_when_it_is_due(bench: Bench) -> None:
+    bench.answer(Promote, PromoteDone(Promoted((), 250_000)))
+    began = bench.now
+    bench.answer(Promote, PromoteDone(Promoted((), None)))
+    assert bench.now - began == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("kind", "full", "empty"),
+    [
+        (Rescue, RescueDone(Rescued((), (), 500, more=True)), QUIET[Rescue]),
+        (Prune, PruneDone(keeper.LIMIT), QUIET[Prune]),
+        (FindUnpublished, UnpublishedFound([REF] * keeper.LIMIT), QUIET[FindUnpublished]),
+        (Promote, PromoteDone(Promoted((REF,) * keeper.LIMIT, -5)), QUIET[Promote]),
+    ],
+)
+def test_what_reached_its_limit_goes_on_at_once(
+    kind: type[keeper.Command], full: keeper.Event, empty: keeper.Event
+) -> None:
+    bench = Bench(broker=True).start()
+    bench.answer(kind, full)
+    began = bench.now
+    bench.answer(kind, empty)
+    assert bench.now - began <= 0.01
+
+
+def test_servers_found_dead_are_rescued_at_once_and_until_it_worked(bench: Bench) -> None:
+    bench.answer(ListServers, ServersListed((), ("dead",)))
+    assert bench.take(Rescue).dead == ("dead",)
+    bench.feed(UpkeepFailed())
+    bench.until(Rescue)
+    assert bench.take(Rescue).dead == ("dead",)
+    bench.feed(RescueDone(Rescued(("dead",), (REF,), 1, more=False)))
+    bench.until(Rescue)
+    assert bench.take(Rescue).dead == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Promote, PromoteDone(Promoted((REF,), None))),
+        (Rescue, RescueDone(Rescued((), (REF,), 1, more=False))),
+        (FindUnpublished, UnpublishedFound((REF,))),
+    ],
+)
+def test_what_became_enqueued_is_published_if_there_is_a_broker(
+    kind: type[keeper.Command], answer: keeper.Event
+) -> None:
+    assert Publish((REF,)) in Bench(broker=True).start().answer(kind, answer)
+    if kind is not FindUnpublished:
+        assert Publish((REF,)) not in Bench().start().answer(kind, answer)
+
+
+def test_upkeep_that_fails_is_repeated_ever_less_often(bench: Bench) -> None:
+    pauses: list[float] = []
+    for _ in range(10):
+        while not (found := [kind for kind in (*QUIET, ListHeld) if bench.has(kind)]):
+            if bench.has(Beat):
+                bench.take(Beat)
+                bench.feed(ALIVE)
+            bench.tick()
+        failed_at = bench.now
+        bench.take(found[0])
+        bench.feed(UpkeepFailed())
+        pauses.append(bench.machine._upkeep_after - failed_at)
+    assert pauses[0] <= 0.1
+    assert 2.5 <= pauses[-1] <= 5.0
+
+
+def test_slow_upkeep_does_not_hold_up_the_heartbeat(bench: Bench) -> None:
+    began = bench.now
+    while not bench.has(Beat):
+        bench.tick()
+    assert any(bench.has(kind) for kind in QUIET)
+    assert bench.now - began <= keeper.BEAT
+
+
+# --- the end
+
+
+def test_it_unregisters_and_exits(bench: Bench) -> None:
+    bench.feed(StopWanted())
+    assert bench.take(Unregister).server == "s1"
+    assert bench.feed(Unregistered()) == [KeeperExit()]
+    assert bench.machine.wake_at is None
+    assert bench.feed(Ticked()) == []
+
+
+def test_it_settles_for_its_dead_before_it_unregisters(bench: Bench) -> None:
+    bench.feed(WorkerDied("w1", [("job", 1)]))
+    bench.feed(StopWanted())
+    assert not bench.has(Unregister)
+    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+    bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
+    assert bench.has(Unregister)
+
+
+@pytest.mark.parametrize("dead", [0, 1, 2])
+def test_it_exits_in_time_though_nothing_answers(bench: Bench, dead: int) -> None:
+    for number in range(dead):
+        bench.feed(WorkerDied(f"w{number}", []))
+    bench.feed(StopWanted())
+    began, ticks = bench.now, 0
+    while not bench.has(KeeperExit):
+        bench.tick()
+        ticks += 1
+        assert ticks < 10, "it asks to be woken at once, again and again"
+    assert bench.now - began <= FLUSH
+
+
+def test_it_exits_though_it_cannot_unregister(bench: Bench) -> None:
+    bench.feed(StopWanted())
+    bench.take(Unregister)
+    assert KeeperExit() in bench.feed(LeaseCallFailed())
