@@ -156,10 +156,10 @@ def test_a_backend_that_does_not_import(install: Install) -> None:
 def test_a_known_backend_without_its_driver_says_what_to_install(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install("valkeys", "import not_installed_anywhere")
-    monkeypatch.setitem(__import__("later.runtime.plugins", fromlist=["_EXTRAS"])._EXTRAS, "valkeys", "redis")
+    install("acmedb", "import not_installed_anywhere")
+    monkeypatch.setitem(__import__("later.runtime.plugins", fromlist=["_EXTRAS"])._EXTRAS, "acmedb", "redis")
     with pytest.raises(PluginError, match=r'pip install "later-jobs\[redis\]"'):
-        storage("valkeys://")
+        storage("acmedb://")
 
 
 def test_an_entry_point_that_names_nothing(install: Install) -> None:
