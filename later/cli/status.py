@@ -62,7 +62,7 @@ def _document(
         "servers": [
             {
                 "id": server.id,
-                "alive": server.lease_until > now,
+                "alive": _alive(server, now),
                 "host": server.host,
                 "pid": server.pid,
                 "queues": list(server.queues),
@@ -85,6 +85,10 @@ def _document(
     }
 
 
+def _alive(server: Server, now: datetime) -> bool:
+    return server.lease_until > now and not server.gone
+
+
 def _write_servers(servers: Sequence[Server], now: datetime) -> None:
     if not servers:
         write("No servers: nothing runs jobs now.")
@@ -100,7 +104,7 @@ def _write_servers(servers: Sequence[Server], now: datetime) -> None:
     rows: list[list[str | Text]] = [
         [
             clean(server.id),
-            Text("alive", "green") if server.lease_until > now else Text("dead", "bold red"),
+            Text("alive", "green") if _alive(server, now) else Text("dead", "bold red"),
             clean(server.host),
             str(server.pid),
             f"{server.claims}/{server.slots}",

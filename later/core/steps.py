@@ -98,9 +98,7 @@ def _consequences(rows: Rows, moved: JobRecord, now: Micros, *, outbox: bool) ->
             cause = continuation(job.state, child.on)
             if cause is None:
                 continue
-            step = advance(
-                child, Change(child.id, cause, parent_reason(job.id, job.state)), now, outbox=outbox
-            )
+            step = advance(child, Change(child.id, cause, parent_reason(job.id, job.state)), now, outbox=outbox)
             assert step.job is not None, "an Awaiting job takes every end of its parent"
             rows.save(child, step.job, step.entry)
             work.append(step.job)

@@ -74,6 +74,8 @@ class Handling:
         return judge(claim, self._policy(claim), end, self._random)
 
     def raised(self, claim: Claim, error: BaseException) -> Change:
+        while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename == __file__:
+            error.__traceback__ = error.__traceback__.tb_next  # the handler's own frames are what helps its author
         info = describe_error(error, self._limits.error)
         try:
             return self.judged(claim, Raised(error, info))

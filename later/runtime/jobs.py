@@ -15,6 +15,7 @@ from later.core.registry import Registry
 from later.runtime.connections import Connections, PerProcess
 from later.runtime.enqueue import Enqueuer, Intake
 from later.runtime.ids import new_id
+from later.runtime.node import dead_servers
 from later.runtime.views import Job, Page, Server, job_view, page_view, server_view
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
 
     def servers(self) -> list[Server]:
         """The servers that run this app's jobs, oldest first."""
-        return [server_view(server) for server in self.storage().servers()]
+        servers = self.storage().servers()
+        gone = set(dead_servers(servers))
+        return [server_view(server, gone=server.info.id in gone) for server in servers]
 
     def wait(self, id: str, timeout: timedelta | float | None = None) -> Job:
         """The job once it has ended (Succeeded, Failed or Deleted). `timeout` in seconds; None: wait for ever.

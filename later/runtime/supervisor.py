@@ -31,6 +31,8 @@ RESTART: Final = (0.5, 30.0)
 """First and longest pause before a worker process is started again that, like the one before it, died young."""
 YOUNG: Final = 10.0
 """Seconds; a process that reached this age starts the pauses anew, and its successor starts at once."""
+TWICE: Final = 0.1
+"""Seconds; a signal that follows the last one sooner is the same wish sent twice, as `timeout` and some shells do."""
 PATIENCE: Final = FLUSH + 2.0
 """Seconds beyond its own deadline that a worker process gets before it is killed."""
 
@@ -67,6 +69,13 @@ def run(
             )
         seconds = grace.total_seconds()
 
+        log.info("serving %s: %d x %d slots, queues %s", target, processes, slots, ", ".join(chosen))
+        unused = sorted(set(chosen) - {job_type.queue for job_type in jobs.registry})
+        if unused:
+            log.warning(
+                "no job type declares queue %s: only jobs enqueued with queue=... arrive there", ", ".join(unused)
+            )
+
         def start(index: int, name: str) -> WorkerProcess:
             return WorkerProcess(index, name, target, chosen, slots, seconds)
 
@@ -101,6 +110,7 @@ class Supervisor:
         self._ever_ready = False
         self._failed = False
         self._signals = 0
+        self._signalled_at = -TWICE
         self._stopping = False
         self._hurrying = False
         self._kill_at: float | None = None
@@ -154,7 +164,10 @@ class Supervisor:
         return 1 if self._failed else 0
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._signals += 1
+        now = time.monotonic()
+        if now - self._signalled_at >= TWICE:
+            self._signals += 1
+            self._signalled_at = now
 
     def _turn(self) -> None:
         self._stop_when_asked()

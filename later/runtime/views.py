@@ -105,6 +105,8 @@ class Server:
     """It is dead when the storage's clock passes this."""
     claims: int
     """Jobs that it runs."""
+    gone: bool
+    """Its process is seen to have ended, before its lease has. Only known on its own host."""
 
 
 def job_view(details: JobDetails) -> Job:
@@ -115,7 +117,7 @@ def page_view(page: StoredPage) -> Page:
     return Page(tuple(_job(job, (), ()) for job in page.jobs), page.next)
 
 
-def server_view(server: ServerRecord) -> Server:
+def server_view(server: ServerRecord, *, gone: bool) -> Server:
     return Server(
         id=server.info.id,
         host=server.info.host,
@@ -125,6 +127,7 @@ def server_view(server: ServerRecord) -> Server:
         started_at=to_datetime(server.started_at),
         lease_until=to_datetime(server.lease_until),
         claims=server.claims,
+        gone=gone,
     )
 
 

@@ -21,9 +21,9 @@ from tests.simulation.storage import Call, Line, StorageClock, WatchedStorage
 
 T = TypeVar("T")
 
-PATIENCE: Final = 400.0
-"""Virtual seconds in which everything ends once nothing goes wrong any more. Far more than the sum of a lease, a
-reconciliation, all delays and all runs: what has not ended by then never will."""
+PATIENCE: Final = 300.0
+"""Virtual seconds, besides the runs of all handlers one after the other, in which everything ends once nothing goes
+wrong any more. Far more than the sum of a lease, a reconciliation and all delays: what has not ended never will."""
 SETTLE: Final = 25.0
 """Seconds after the last fault from which on nothing may be overdue."""
 
@@ -125,7 +125,8 @@ class World:
         self.scheduler.run(self.setup.seconds)
         self._clear_up()
         calm_from = self.scheduler.now + SETTLE
-        limit = self.scheduler.now + PATIENCE
+        runs = sum(step.seconds for plan in self.plans.values() for step in plan.steps)
+        limit = self.scheduler.now + PATIENCE + 2 * runs
         while self.scheduler.now < limit and not self._settled():
             self.scheduler.run(self.scheduler.now + 2.0)
             if self.scheduler.now > calm_from:

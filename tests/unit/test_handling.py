@@ -258,6 +258,17 @@ def test_the_reason_of_an_outcome_is_recorded_whatever_it_is(run: Run, kind: typ
     _assert_storable(change)
 
 
+def test_a_traceback_begins_in_the_handler(run: Run) -> None:
+    def handler(ctx: Context, payload: Work) -> None:
+        raise ValueError
+
+    error = run(handler).error
+
+    assert error is not None
+    assert "test_handling.py" in error.traceback
+    assert "later/runtime" not in error.traceback
+
+
 def _assert_storable(change: Change) -> None:
     texts = [change.reason]
     if change.error is not None:

@@ -1,6 +1,7 @@
 """Seeing and repairing jobs: get, find, wait, result, requeue, delete, counts, servers."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,6 +27,7 @@ from later import (
 from later.backends.memory import Memory
 from later.core.lifecycle import Cause, Change
 from later.core.records import SECOND, Claimant, ErrorInfo, JobDetails, ServerInfo
+from later.runtime.node import describe_server
 from later.runtime.views import job_view, to_datetime
 
 SECRET = "hunter2"
@@ -167,6 +169,15 @@ def test_servers(jobs: BackgroundJobs[None, Any]) -> None:
     assert (server.id, server.host, server.pid, server.queues, server.slots) == ("server", "host", 42, ("q",), 8)
     assert server.claims == 1
     assert server.lease_until - server.started_at == timedelta(seconds=60)
+    assert not server.gone
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_server_whose_process_ended_is_seen_before_its_lease_ends(jobs: BackgroundJobs[None, Any]) -> None:
+    here = describe_server("ended", ("q",), 8)
+    jobs.storage().register(replace(here, pid_started="1"), 60 * SECOND)
+
+    assert {server.id for server in jobs.servers() if server.gone} == {"ended"}
 
 
 def test_wait_returns_an_ended_job_at_once(jobs: BackgroundJobs[None, Any]) -> None:
