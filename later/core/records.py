@@ -301,7 +301,7 @@ class Page(NamedTuple):
 class Counts:
     """Jobs now, by queue and state. A pair without jobs is absent."""
 
-    by_queue: dict[str, dict[State, int]] = field(default_factory=dict)
+    by_queue: dict[str, dict[State, int]] = field(default_factory=dict[str, dict[State, int]])
 
     def total(self, state: State) -> int:
         return sum(states.get(state, 0) for states in self.by_queue.values())

@@ -39,7 +39,7 @@ class Retry:
     delays: Sequence[timedelta] = ()
     never_on: tuple[type[BaseException], ...] = ()
     only_on: tuple[type[BaseException], ...] = ()
-    per: Mapping[type[BaseException], "Retry"] = field(default_factory=dict)
+    per: Mapping[type[BaseException], "Retry"] = field(default_factory=dict[type[BaseException], "Retry"])
 
     def __post_init__(self) -> None:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:

@@ -70,7 +70,7 @@ class Process(Actor):
         self.server = server
         self.slots = settings.slots
         self.machine = Worker(settings, name, world.scheduler.random(name))
-        self.handlers: dict[Key, Handler] = {}
+        self.handlers: list[Handler] = []
         self.started: dict[Key, None] = {}
         """What the supervisor knows to have been started here."""
         self.resumed_at = -1.0
@@ -163,8 +163,9 @@ class Process(Actor):
             case worker.Run(claim):
                 self._run(claim)
             case worker.Interrupt(key, why):
-                if key in self.handlers:
-                    self.handlers[key].interrupt(why)
+                for handler in self.handlers:
+                    if handler.key == key:
+                        handler.interrupt(why)
             case worker.Exit():
                 self.server.leaves(self)
             case _:
@@ -200,13 +201,13 @@ class Process(Actor):
         if len(self.handlers) >= self.slots:
             self.scheduler.fail(f"{self.name} has {self.slots} slots, all in use, and starts {key}")
         self.started[key] = None
-        self.handlers[key] = Handler(self.world, self, claim)
+        self.handlers.append(Handler(self.world, self, claim))
 
     def ended(self, handler: Handler, end: End) -> None:
         """A handler has ended: its slot is free, and the machine hears of it."""
-        del self.handlers[handler.key]
+        self.handlers.remove(handler)
         if self.world.setup.ends_told:
-            del self.started[handler.key]
+            self.started.pop(handler.key, None)
         change = judge(handler.claim, handler.plan.policy, end, self.world.random)
         self.feed(worker.RunEnded(change, self.scheduler.now - handler.run.began))
 
