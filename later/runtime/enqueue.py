@@ -24,6 +24,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _ZERO: Final = timedelta(0)
 
 _Payload_contra = TypeVar("_Payload_contra", contravariant=True)
+_Payload = TypeVar("_Payload")
 
 
 class Intake:
@@ -55,7 +56,7 @@ class Intake:
         delay: Micros = 0,
         run_at: Micros | None = None,
     ) -> NewJob:
-        """The job that these arguments ask for; nothing is stored yet. `delay` and `run_at` have been checked.
+        """The job that these arguments ask for; nothing is stored yet. `parent`, `delay`, `run_at` are checked.
 
         Raises UndeclaredPayload, NotSerializable, PayloadTooLarge, InvalidName, InvalidOption.
         """
@@ -73,7 +74,7 @@ class Intake:
             max_crashes=job_type.max_crashes,
             delay=delay,
             run_at=run_at,
-            parent=None if parent is None else check_name("parent id", parent),
+            parent=parent,
             on=_check_on(on),
         )
 
@@ -145,7 +146,9 @@ class Enqueuer(Generic[_Payload_contra]):
         self, payloads: Iterable[_Payload_contra], *, queue: str | None = None, priority: int | None = None
     ) -> list[str]:
         """Store a job for each payload, all or none, in one round trip; the ids are in the order of the payloads."""
-        return self._intake.store([self._intake.new(each, queue=queue, priority=priority) for each in payloads])
+        return self._intake.store(
+            [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
+        )
 
     def enqueue_continue(
         self,
@@ -158,7 +161,9 @@ class Enqueuer(Generic[_Payload_contra]):
         priority: int | None = None,
     ) -> str:
         """Store a job that waits until another one has ended as `on` says. Raises UnknownParent."""
-        new = self._intake.new(payload, id=id, queue=queue, priority=priority, parent=parent_id, on=on)
+        new = self._intake.new(
+            payload, id=id, queue=queue, priority=priority, parent=check_name("parent id", parent_id), on=on
+        )
         return self._intake.store([new])[0]
 
     def enqueue_delayed(
@@ -198,7 +203,7 @@ class Enqueuer(Generic[_Payload_contra]):
         self, payloads: Iterable[_Payload_contra], *, queue: str | None = None, priority: int | None = None
     ) -> list[str]:
         """As `enqueue_many`."""
-        new = [self._intake.new(each, queue=queue, priority=priority) for each in payloads]
+        new = [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
         return await self._intake.astore(new)
 
     async def aenqueue_continue(
@@ -212,7 +217,9 @@ class Enqueuer(Generic[_Payload_contra]):
         priority: int | None = None,
     ) -> str:
         """As `enqueue_continue`."""
-        new = self._intake.new(payload, id=id, queue=queue, priority=priority, parent=parent_id, on=on)
+        new = self._intake.new(
+            payload, id=id, queue=queue, priority=priority, parent=check_name("parent id", parent_id), on=on
+        )
         return (await self._intake.astore([new]))[0]
 
     async def aenqueue_delayed(
@@ -242,11 +249,17 @@ class Enqueuer(Generic[_Payload_contra]):
         return (await self._intake.astore([new]))[0]
 
 
+def _several(payloads: Iterable[_Payload]) -> Iterable[_Payload]:
+    if isinstance(payloads, BaseModel):  # a model can be iterated, over its fields
+        raise UndeclaredPayload(f"{type(payloads).__name__} is one payload: give a list of payloads, or use enqueue()")
+    return payloads
+
+
 def _duration(delay: timedelta) -> Micros:
     if not isinstance(delay, timedelta):
         raise InvalidOption(f"delay {delay!r} is not a timedelta: write timedelta(seconds=...)")
     if not _ZERO <= delay <= FURTHEST:
-        raise InvalidOption(f"delay {delay} is outside 0 to {FURTHEST.days} days")
+        raise InvalidOption(f"delay {delay.total_seconds():g} s is outside 0 to {FURTHEST.days // 365} years")
     return delay // _MICROSECOND
 
 

@@ -383,3 +383,15 @@ def test_new_jobs_carry_no_payload_in_errors(jobs: BackgroundJobs[None, Any]) ->
     assert new.payload == b'{"address":"a@b.c"}'
     assert SECRET not in repr(jobs)
     assert repr(jobs) == "<BackgroundJobs client app: send_email, create_account>"
+
+
+def test_a_parent_that_is_no_id_is_not_taken_for_no_parent(jobs: BackgroundJobs[None, Any]) -> None:
+    with pytest.raises(InvalidName, match="parent id None"):
+        jobs.enqueue_continue(None, EMAIL)  # type: ignore[arg-type]
+
+    assert jobs.counts().total(State.ENQUEUED) == 0
+
+
+def test_one_payload_is_not_taken_for_many(jobs: BackgroundJobs[None, Any]) -> None:
+    with pytest.raises(UndeclaredPayload, match="give a list"):
+        jobs.enqueue_many(EMAIL)
