@@ -249,7 +249,7 @@ class Enqueuer(Generic[_Payload_contra]):
         return (await self._intake.astore([new]))[0]
 
 
-def _several(payloads: Iterable[_Payload]) -> Iterable[_Payload]:
+def _several(payloads: Iterable[_Payload] | BaseModel) -> Iterable[_Payload]:
     if isinstance(payloads, BaseModel):  # a model can be iterated, over its fields
         raise UndeclaredPayload(f"{type(payloads).__name__} is one payload: give a list of payloads, or use enqueue()")
     return payloads
