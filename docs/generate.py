@@ -141,7 +141,7 @@ def commands() -> str:
 
 
 def _command(command: click.Command, name: str) -> Iterator[str]:
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, **command.context_settings)
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     yield f"{'#' * (name.count(' ') + 2)} {name}\n\n```text\n{usage}\n```"
     yield inspect.cleandoc(command.help or "")

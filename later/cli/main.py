@@ -43,6 +43,7 @@ class LaterGroup(click.Group):
             return None
         command = getattr(importlib.import_module(COMMANDS[cmd_name].module), cmd_name)
         assert isinstance(command, click.Command)
+        _also_h(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  as above
@@ -56,6 +57,14 @@ class LaterGroup(click.Group):
             raise
         except Exception as error:
             raise _Failure(error) from error
+
+
+def _also_h(command: click.Command) -> None:
+    # click keeps the help option that a command showed first, so what its parent says is not always asked for.
+    command.context_settings.setdefault("help_option_names", ["-h", "--help"])
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _also_h(inner)
 
 
 class _Failure(click.ClickException):

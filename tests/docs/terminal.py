@@ -20,6 +20,7 @@ _VARIES = re.compile(
     r"|\b\d+(?:\.\d+)? ?(?:ms|s)\b"  # a duration
     r"|(?<=pid )\d+"
 )
+_ENDED = re.compile(r"bash: line \d+: +\d+ (?:Killed|Terminated) ")
 _RULES = re.compile(r"[\s─━═┏┓┗┛┡┩╇┳┻┴┬└┘├┤┼╭╮╰╯╶╴-]{3,}")
 
 
@@ -111,6 +112,8 @@ class Comparison:
 
 
 def _plain(line: str) -> str:
+    if _ENDED.match(line):
+        return ""  # the shell tells of a background job when it likes
     line = _VARIES.sub("<varies>", line)
     line = _RULES.sub(" ", line.replace("│", " ").replace("┃", " "))
     return " ".join(line.split())

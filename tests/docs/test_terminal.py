@@ -22,7 +22,7 @@ def test_background_jobs_can_be_killed(tmp_path: Path) -> None:
     with Terminal(tmp_path) as terminal:
         assert terminal.run("cat /dev/zero > /dev/null &") == ([], 0)
         assert terminal.run("kill -9 %1") == ([], 0)
-        assert terminal.run("wait %1 2> /dev/null")[1] == 128 + 9
+        assert terminal.run("wait %1 2> /dev/null")[1] in {128 + 9, 127}  # 127: it has been told of already
 
 
 @pytest.mark.parametrize(

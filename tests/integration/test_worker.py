@@ -192,7 +192,7 @@ def test_a_signal_drains(serve: Serve, jobs: App, number: int, to: str) -> None:
     assert jobs.get(waits).state is State.ENQUEUED
     assert jobs.counts().total(State.PROCESSING) == 0
     assert jobs.servers() == []
-    assert server.pids() == []
+    until(lambda: not server.pids())
     assert "Traceback" not in server.log
 
 

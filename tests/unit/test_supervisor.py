@@ -137,10 +137,17 @@ class Crew:
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     monkeypatch.setattr(supervisor, "RESTART", (0.1, 0.3))
-    before = signal.getsignal(signal.SIGTERM)
-    with no_threads_left():
-        yield Crew()
-    assert signal.getsignal(signal.SIGTERM) is before
+
+    def late(_number: int, _frame: object) -> None:
+        """For the signal that arrives when the supervisor has just ended by itself."""
+
+    before = signal.signal(signal.SIGTERM, late)
+    try:
+        with no_threads_left():
+            yield Crew()
+        assert signal.getsignal(signal.SIGTERM) is late
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_processes_are_told_of_the_lease_and_to_stop(crew: Crew) -> None:
