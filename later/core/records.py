@@ -5,11 +5,16 @@ records are microseconds too. A microsecond fits a double exactly until the year
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
 Micros: TypeAlias = int
 SECOND: Final = 1_000_000
+
+FURTHEST: Final = timedelta(days=36_525)
+"""How far ahead any time that a user gives may lie. A hundred years: longer delays are mistakes, and what is due before
+2255 stays exact in every backend."""
 
 HISTORY_LIMIT: Final = 100
 """Entries of state history kept per job; the oldest go first. A job that snoozes for ever must not grow for ever."""

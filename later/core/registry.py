@@ -44,6 +44,11 @@ class JobType:
     aliases: tuple[str, ...] = ()
     """Earlier names: jobs stored under them still find this type."""
 
+    @property
+    def at_most_once(self) -> bool:
+        """Whether a run that has started may not be followed by another, unless the handler or a person asks."""
+        return self.retry.attempts == 1 and self.max_crashes == 0
+
     def decode(self, payload: bytes) -> BaseModel:
         """The payload as the handler gets it. Raises BadPayload."""
         return decode_payload(self.payload, payload)
@@ -90,6 +95,10 @@ class Registry:
     def by_payload(self, payload: type) -> JobType | None:
         """The type whose payload is exactly this class."""
         return self._by_payload.get(payload)
+
+    def at_most_once(self) -> frozenset[str]:
+        """The names, aliases included, of the types whose jobs run at most once."""
+        return frozenset(name for name, job_type in self._by_name.items() if job_type.at_most_once)
 
     def __iter__(self) -> Iterator[JobType]:
         return iter(self._types)

@@ -51,6 +51,7 @@ def child_main(options: ChildOptions, connection: Connection) -> None:
             options.grace,
             broker=jobs.broker() is not None,
             push=jobs.storage().capabilities.push,
+            at_most_once=jobs.registry.at_most_once(),
         )
     except LaterError as error:
         show_log()

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from later.core.errors import ConfigError, InvalidOption
 from later.core.names import check_name
+from later.core.records import FURTHEST
 from later.core.registry import Isolation, JobType, Registry
 from later.core.retry import Retry
 
@@ -16,6 +17,8 @@ _Declaration = TypeVar("_Declaration", bound=type)
 
 _MARK: Final = "__later_job_types__"
 _ZERO: Final = timedelta(0)
+
+MOST_CRASHES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +138,15 @@ def _check_options(
             raise InvalidOption(f"timeout {timeout!r} is not a timedelta above zero")
         if isolation != "process":
             raise ConfigError('timeout needs isolation="process": a thread cannot be killed, only a process can')
-    if isinstance(max_crashes, bool) or not isinstance(max_crashes, int) or max_crashes < 0:
-        raise InvalidOption(f"max_crashes {max_crashes!r} is not a whole number of 0 or more")
+    if isinstance(max_crashes, bool) or not isinstance(max_crashes, int) or not 0 <= max_crashes <= MOST_CRASHES:
+        raise InvalidOption(f"max_crashes {max_crashes!r} is not a whole number from 0 to {MOST_CRASHES}")
     if not isinstance(aliases, tuple):
         raise InvalidOption(f'aliases {aliases!r} is not a tuple of names, such as ("old_name",)')
     for alias in cast("tuple[object, ...]", aliases):
         check_name("alias", alias)
     for option, keep in keeps.items():
-        if keep is not None and not (isinstance(keep, timedelta) and keep >= _ZERO):
-            raise InvalidOption(f"{option} {keep!r} is not a timedelta of zero or more")
+        if keep is not None and not (isinstance(keep, timedelta) and _ZERO <= keep <= FURTHEST):
+            raise InvalidOption(f"{option} {keep!r} is not a timedelta of zero to {FURTHEST.days // 365} years")
 
 
 def _hints(declaration: type, names: dict[str, Any]) -> dict[str, Any]:

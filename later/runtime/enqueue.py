@@ -9,15 +9,12 @@ from pydantic import BaseModel
 from later.core.codec import Limits, encode_payload
 from later.core.errors import DuplicateJob, InvalidOption, UndeclaredPayload, UnknownParent
 from later.core.names import check_name
-from later.core.records import Inserted, InsertVerdict, Micros, NewJob, On
+from later.core.records import FURTHEST, Inserted, InsertVerdict, Micros, NewJob, On
 from later.core.registry import Registry
 from later.runtime.declaration import check_priority
 from later.runtime.group_commit import GroupCommit
 
 OnParent: TypeAlias = On | Literal["succeeded", "failed", "deleted", "finished"]
-
-FURTHEST: Final = timedelta(days=36_525)
-"""A hundred years: longer delays are mistakes, and what is due before 2255 stays exact in every backend."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any
 
@@ -42,6 +42,8 @@ class Executor:
         self._runs: dict[Key, Stop] = {}
         self._post = post
         self._board = board
+        self._kept: dict[Key, int] = {}
+        """Slots of ended runs that the board still shows, until they are settled."""
 
     def run(self, claim: Claim) -> None:
         """Start a run; does not block. The caller keeps to `slots` runs at once."""
@@ -81,7 +83,7 @@ class Executor:
     def _in_thread(self, key: Key, slot: int, run: Callable[[Claim, Stop], Change], claim: Claim, stop: Stop) -> None:
         began = self._began(key, slot)
         change = run(claim, stop)
-        self._ended(key, slot, change, began)
+        self._ended(claim, slot, change, began)
 
     async def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:
         began = self._began(key, slot)
@@ -89,20 +91,35 @@ class Executor:
             change = await self._handling.arun(claim, stop)
         else:
             change = self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
-        self._ended(key, slot, change, began)
+        self._ended(claim, slot, change, began)
 
     def _began(self, key: Key, slot: int) -> float:
         if self._board is not None:
             self._board.started(slot, key)
         return time.monotonic()
 
-    def _ended(self, key: Key, slot: int, change: Change, began: float) -> None:
-        if self._board is not None:
-            self._board.ended(slot)
+    def _ended(self, claim: Claim, slot: int, change: Change, began: float) -> None:
+        key = (claim.id, claim.epoch)
+        job_type = self._handling.type_of(claim)
         # Single steps of built-in types, so other threads may do the same meanwhile.
         del self._runs[key]
-        self._free.append(slot)
+        if self._board is not None and job_type is not None and job_type.at_most_once:
+            self._kept[key] = slot
+        else:
+            self._release(slot)
         self._post(RunEnded(change, time.monotonic() - began))
+
+    def settled(self, keys: Sequence[Key]) -> None:
+        """The reports on these runs have arrived."""
+        for key in keys:
+            slot = self._kept.pop(key, None)
+            if slot is not None:
+                self._release(slot)
+
+    def _release(self, slot: int) -> None:
+        if self._board is not None:
+            self._board.ended(slot)
+        self._free.append(slot)
 
 
 class Tasks:

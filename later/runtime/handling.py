@@ -115,6 +115,7 @@ class Handling:
             return Policy(Retry())
         return Policy(
             job_type.retry,
+            job_type.at_most_once,
             keep_succeeded=job_type.keep(State.SUCCEEDED),
             keep_failed=job_type.keep(State.FAILED),
             keep_deleted=job_type.keep(State.DELETED),

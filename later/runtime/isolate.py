@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Coroutine
 from contextvars import copy_context
 from multiprocessing.connection import Connection
@@ -27,6 +28,8 @@ from later.runtime.jobs import BackgroundJobs
 from later.runtime.processes import obey_parent, spawn
 from later.runtime.target import Target, locate
 
+LOOK: Final = 1.0
+"""Seconds between two looks at whether a process still lives."""
 START_LIMIT: Final = 60.0
 """Seconds that a process gets to import the app."""
 
@@ -116,14 +119,28 @@ class _Isolate:
     def run(self, claim: Claim, timeout: float | None) -> Change:
         """Raises EOFError or OSError when the process dies, TimeoutError when the handler takes too long."""
         if not self._ready:
-            if not self._connection.poll(START_LIMIT):
+            if not self._answers(START_LIMIT):
                 raise EOFError
             self._connection.recv_bytes()
             self._ready = True
         _send_claim(self._connection, claim)
-        if not self._connection.poll(timeout):
+        if not self._answers(timeout):
             raise TimeoutError
         return _receive_change(self._connection, claim)
+
+    def _answers(self, timeout: float | None) -> bool:
+        """Wait for an answer; False when time ran out. Raises EOFError when the process has died without one."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            # A look at the process as well: what its handler forked holds the pipe of a dead one open.
+            alive = self._process.is_alive()
+            left = LOOK if until is None else min(LOOK, until - time.monotonic())
+            if self._connection.poll(max(0.0, left) if alive else 0.0):
+                return True
+            if not alive:
+                raise EOFError
+            if until is not None and time.monotonic() >= until:
+                return False
 
     def kill(self) -> None:
         self._process.kill()

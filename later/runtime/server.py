@@ -56,6 +56,7 @@ class Running:
             self._grace.total_seconds(),
             broker=jobs.broker() is not None,
             push=jobs.storage().capabilities.push,
+            at_most_once=jobs.registry.at_most_once(),
         )
         keeping: Keeping
         working = Working(jobs, settings, WORKER, on_end=lambda: keeping.post(keeper.StopWanted()))

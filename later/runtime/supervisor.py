@@ -33,6 +33,9 @@ YOUNG: Final = 10.0
 """Seconds; a process that reached this age starts the pauses anew, and its successor starts at once."""
 TWICE: Final = 0.1
 """Seconds; a signal that follows the last one sooner is the same wish sent twice, as `timeout` and some shells do."""
+LOOK: Final = 1.0
+"""Seconds between two looks at the processes themselves: what a handler forked holds the pipes of a dead worker process
+open, so its end does not always come as news."""
 PATIENCE: Final = FLUSH + 2.0
 """Seconds beyond its own deadline that a worker process gets before it is killed."""
 
@@ -176,7 +179,7 @@ class Supervisor:
         wakes = [self._kill_at] if self._stopping else self._starts.values()
         times = [when for when in wakes if when is not None]
         sources = [self._woken, *(source for worker in self._crew for source in worker.news)]
-        wait(sources, max(0.0, min(times) - time.monotonic()) if times else None)
+        wait(sources, max(0.0, min([LOOK, *(when - time.monotonic() for when in times)])))
         self._take_news()
         for worker in list(self._crew):
             worker.read()

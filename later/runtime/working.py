@@ -70,6 +70,8 @@ class Working:
                 self._publish(refs)
             case engine.Interrupt(key, why):
                 self._executor.interrupt(key, why)
+            case engine.Settled(claims):
+                self._executor.settled(claims)
             case engine.Exit():
                 return False
         return True

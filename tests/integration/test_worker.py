@@ -305,6 +305,19 @@ def test_an_isolated_handler_that_dies_harms_nobody_else(serve: Serve, jobs: App
 # --- dying
 
 
+@pytest.mark.parametrize("kind", [Act, Apart])
+def test_what_a_dead_process_forked_does_not_hide_its_death(
+    serve: Serve, jobs: App, kind: type[Act] | type[Apart]
+) -> None:
+    serve(APP, "--slots", "2")
+    try:
+        job = jobs.wait(jobs.enqueue(kind(do="fork and kill", name="guilty")), DEADLINE)
+    finally:
+        jobs.app.go("guilty")  # the forked ones hold the pipes of the dead one until now
+
+    assert (job.state, job.crashes, job.reason[:6]) == (State.FAILED, 4, "poison")
+
+
 def test_a_worker_that_dies_is_replaced_and_only_what_had_started_counts_a_crash(serve: Serve, jobs: App) -> None:
     server = serve(APP, "--slots", "2")
     _succeeded(jobs, *jobs.enqueue_many([Act(name="quick")] * 200))  # so that it claims ahead

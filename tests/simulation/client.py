@@ -45,7 +45,7 @@ class Client(Actor):
             parent = random.choice(self._known) if self._known and random.random() < 0.95 else "nobody"
         new = NewJob(
             id=job_id,
-            type="work",
+            type="once" if plan.policy.at_most_once else "work",
             queue=random.choice(setup.queue_names),
             payload=job_id.encode(),
             priority=random.choice((0, 0, 5)),

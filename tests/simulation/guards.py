@@ -14,7 +14,7 @@ import pytest
 from later.core import lifecycle
 from later.core.engine import keeper, worker
 from later.core.engine.keeper import Keeper
-from later.core.engine.worker import Worker
+from later.core.engine.worker import Worker, WorkerSettings
 from later.core.lifecycle import RULES, Change, Step
 from later.core.records import (
     Claim,
@@ -365,6 +365,65 @@ def promote(patch: Patch) -> None:
 def rescue(patch: Patch) -> None:
     """Claims of dead servers are looked for again and again."""
     patch.setitem(keeper._EVERY, keeper._Chore.RESCUE, 1e9)
+
+
+# --- guards that were missing once: the simulation has found these
+
+
+@guard("asks to be woken at once", Fault.STOP, embedded=False, processes=3)
+def a_stopping_keeper_sleeps(patch: Patch) -> None:
+    """A keeper that waits for an answer before it unregisters does not ask to be woken for it."""
+    following = Keeper._next_tick
+
+    def broken(self: Keeper) -> float | None:
+        if self._stop_by is not None and not self._exited and self._unsettled():
+            return min(self._stop_by, self._upkeep_after)
+        return following(self)
+
+    patch.setattr(Keeper, "_next_tick", broken)
+
+
+@guard("a busy loop", Fault.CLOCK_JUMP, broker=False, push=True, seconds=5.0, slots=1, jobs=8)
+def wake_ups_in_vain_are_limited(patch: Patch) -> None:
+    """A storage that takes the server for dead tells of work all the time and gives none."""
+    patch.setattr(worker, "IN_VAIN", 1_000_000_000)
+
+
+@guard("ran 1 times", seconds=35.0, jobs=16, slow=True, nodes=1, processes=1, embedded=True, broker=False)
+def no_second_look_ahead_behind_a_long_job(patch: Patch) -> None:
+    """What was claimed ahead of a long job and given back is not claimed ahead again."""
+    advance = Worker._advance
+
+    def broken(self: Worker, now: float, out: list[worker.Command]) -> None:
+        mean = self._mean
+        advance(self, now, out)
+        self._mean = mean
+
+    patch.setattr(Worker, "_advance", broken)
+
+
+@guard("which may run once at most", Fault.HURRY)
+def interrupted_runs_are_not_repeated(patch: Patch) -> None:
+    """A run of a type that may run once at most is not given back when it is interrupted."""
+    patch.setattr(Setup, "worker_settings", _without_at_most_once(Setup.worker_settings))
+
+
+def _without_at_most_once(settings: Callable[[Setup], WorkerSettings]) -> Callable[[Setup], WorkerSettings]:
+    return lambda self: replace(settings(self), at_most_once=frozenset())
+
+
+@guard("which may run once at most", Fault.WORKER_CRASH, Fault.OUTAGE, embedded=False, ends_told=True)
+def unreported_ends_count_as_started(patch: Patch) -> None:
+    """What may run once at most has started until its report has arrived, though its handler has ended."""
+    handle = Worker.handle
+
+    def broken(self: Worker, event: worker.Event, now: float) -> list[worker.Command]:
+        settled = []
+        if isinstance(event, worker.RunEnded):
+            settled.append(worker.Settled([(event.change.id, event.change.epoch or 0)]))
+        return [*settled, *handle(self, event, now)]
+
+    patch.setattr(Worker, "handle", broken)
 
 
 def complaint(name: str) -> str | None:

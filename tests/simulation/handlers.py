@@ -57,8 +57,9 @@ class Plan:
         steps = tuple(Step(act, _duration(random, slow=slow), deaf=random.random() < 0.25) for act in acts)
         keep = random.randint(1, 20) * SECOND if short_lived else None
         delays = tuple(timedelta(seconds=random.choice((0, 0.1, 3.0))) for _ in range(2))
-        policy = Policy(Retry(random.choice((1, 2, 4)), delays), keep, keep, keep)
-        return cls(steps, policy, random.choice((0, 1, 3)))
+        attempts, max_crashes = random.choice((1, 2, 4)), random.choice((0, 1, 3))
+        once = attempts == 1 and max_crashes == 0
+        return cls(steps, Policy(Retry(attempts, delays), once, keep, keep, keep), max_crashes)
 
     def step(self, run: int) -> Step:
         return self.steps[min(run, len(self.steps) - 1)]
@@ -78,7 +79,7 @@ class Handler:
         self.claim = claim
         self.key = (claim.id, claim.epoch)
         self.plan = world.plans[claim.id]
-        self._step = self.plan.step(world.ledger.by_job.get(claim.id, 0))
+        self._step = self.plan.step(len(world.ledger.by_job.get(claim.id, ())))
         self.run = world.ledger.begin(self.key, claim.server, process.name, world.scheduler.now)
         self._over = False
         process.after(self._step.seconds, self._finish)
@@ -98,6 +99,7 @@ class Handler:
             self.process.server.lose(self.process, Fault.WORKER_CRASH)
             return
         self.run.complete = self._step.act is Act.SUCCEED
+        self.run.again = self._step.act in (Act.SNOOZE, Act.UNSERVED)
         # Between the end of the handler and its report the process may die.
         self.process.after(self.world.random.uniform(0.0, 0.01), self._end, self._ends())
 

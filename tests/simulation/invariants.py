@@ -95,6 +95,8 @@ class Checker:
     _struck: dict[Key, set[Fault]] = field(default_factory=dict[Key, set[Fault]])
     _hinted: dict[Key, set[Fault]] = field(default_factory=dict[Key, set[Fault]])
     _touched: set[str] = field(default_factory=set[str])
+    _excused: dict[str, int] = field(default_factory=dict[str, int])
+    """By job: how many of its runs were before somebody requeued it."""
     _known: set[str] = field(default_factory=set[str])
     _pruned: set[str] = field(default_factory=set[str])
 
@@ -120,6 +122,7 @@ class Checker:
 
     def created(self, job: JobRecord) -> None:
         if job.id in self._pruned:  # an insert that was repeated too late: a new life of the job
+            self._excused[job.id] = len(self.ledger.by_job.get(job.id, ()))
             self._finished = {key for key in self._finished if key[0] != job.id}
             self.ledger.by_key = {key: runs for key, runs in self.ledger.by_key.items() if key[0] != job.id}
         elif job.id in self._known and not self.forgot:
@@ -144,6 +147,8 @@ class Checker:
             self._check_crash(move)
         if cause in (Cause.PARENT_ENDED, Cause.PARENT_MISSED):
             self._check_release_of_child(move)
+        if cause is Cause.REQUEUE:
+            self._excused[after.id] = len(self.ledger.by_job.get(after.id, ()))
         self._touched.add(after.id)
         self._cover(move)
 
@@ -266,6 +271,10 @@ class Checker:
         mine = job is not None and (job.state, job.epoch, job.worker) == (State.PROCESSING, claim.epoch, worker)
         if not mine and self.storage.lease_holds(claim.server):
             self.scheduler.fail(f"{worker} starts {key} without a claim: the job is {job}")
+        if claim.type == "once":
+            runs = self.ledger.by_job.get(claim.id, [])[self._excused.get(claim.id, 0) :]
+            if not all(run.again for run in runs):
+                self.scheduler.fail(f"{worker} starts {key} again, which may run once at most")
 
     def acks(self, delivery: Delivery, server: str) -> None:
         """A message is done with only once its job is claimed, or the message is stale."""
@@ -324,7 +333,8 @@ class Checker:
 
     def check_that_nothing_happened(self, workers: int) -> None:
         """Where nothing goes wrong each job runs once. Each worker may have claimed it ahead once, in vain."""
-        for job_id, runs in self.ledger.by_job.items():
+        for job_id, started in self.ledger.by_job.items():
+            runs = len(started)
             claims = sum(entry.state is State.PROCESSING for entry in self.storage.history(job_id))
             if runs != 1 or claims > 1 + workers:
                 self.scheduler.fail(f"{job_id} ran {runs} times, from {claims} claims")

@@ -16,20 +16,21 @@ class Run:
     ended: float | None = None
     complete: bool = False
     """The handler did all that the job is for."""
+    again: bool = False
+    """The handler itself asked to be run again, or nobody was there to run it."""
 
 
 @dataclass(slots=True)
 class Ledger:
     runs: list[Run] = field(default_factory=list[Run])
     by_key: dict[Key, list[Run]] = field(default_factory=dict[Key, list[Run]])
-    by_job: dict[str, int] = field(default_factory=dict[str, int])
-    """How often a handler was started for the job."""
+    by_job: dict[str, list[Run]] = field(default_factory=dict[str, list[Run]])
 
     def begin(self, key: Key, server: str, worker: str, now: float) -> Run:
         run = Run(key, server, worker, now)
         self.runs.append(run)
         self.by_key.setdefault(key, []).append(run)
-        self.by_job[key[0]] = self.by_job.get(key[0], 0) + 1
+        self.by_job.setdefault(key[0], []).append(run)
         return run
 
     def began(self, key: Key, worker: str | None = None) -> bool:

@@ -166,6 +166,9 @@ class Process(Actor):
                 for handler in self.handlers:
                     if handler.key == key:
                         handler.interrupt(why)
+            case worker.Settled(claims):
+                for key in claims:
+                    self.started.pop(key, None)
             case worker.Exit():
                 self.server.leaves(self)
             case _:
@@ -206,7 +209,8 @@ class Process(Actor):
     def ended(self, handler: Handler, end: End) -> None:
         """A handler has ended: its slot is free, and the machine hears of it."""
         self.handlers.remove(handler)
-        if self.world.setup.ends_told:
+        # What may run once at most counts as started until its report has arrived.
+        if self.world.setup.ends_told and not handler.plan.policy.at_most_once:
             self.started.pop(handler.key, None)
         change = judge(handler.claim, handler.plan.policy, end, self.world.random)
         self.feed(worker.RunEnded(change, self.scheduler.now - handler.run.began))

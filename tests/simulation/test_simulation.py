@@ -23,6 +23,7 @@ SECONDS_PER_WORLD: Final = 1.0
 """A generous limit: one takes about 20 ms."""
 
 
+@pytest.mark.no_cover  # measured, it would take three times as long; the unit tests show what is covered
 @pytest.mark.timeout(60 + SEEDS / CHUNKS * SECONDS_PER_WORLD)
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_nothing_is_lost_and_nothing_is_done_twice(chunk: int) -> None:
@@ -105,12 +106,16 @@ def meet(fault: Fault, odds: float, wanted: set[str], *, aim: str = "") -> None:
     pytest.fail(f"never seen together with {fault.name}: {sorted(wanted)}")
 
 
+@pytest.mark.no_cover
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", MEETINGS)
 def test_each_fault_is_met_in_each_move(fault: Fault) -> None:
     odds = 3.0 if fault in INCIDENTS else 0.05 if fault is Fault.WORKER_CRASH else 0.3
     meet(fault, odds, set(MEETINGS[fault]))
 
 
+@pytest.mark.no_cover
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(("fault", "command"), CRASHES)
 def test_a_crash_is_met_before_each_command(fault: Fault, command: str) -> None:
     meet(fault, 0.3, {f"before {command}"}, aim=command)

@@ -79,7 +79,8 @@ class Setup:
         )
 
     def worker_settings(self) -> WorkerSettings:
-        return WorkerSettings(self.weights or self.queue_names, self.slots, self.grace, self.broker, self.push)
+        queues = self.weights or self.queue_names
+        return WorkerSettings(queues, self.slots, self.grace, self.broker, self.push, at_most_once=frozenset({"once"}))
 
 
 class World:

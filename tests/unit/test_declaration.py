@@ -199,6 +199,8 @@ def test_names_outside_the_rule() -> None:
         ({"timeout": timedelta(seconds=5)}, ConfigError),
         ({"max_crashes": -1}, InvalidOption),
         ({"max_crashes": True}, InvalidOption),
+        ({"max_crashes": 2**63}, InvalidOption),
+        ({"keep_succeeded": timedelta.max}, InvalidOption),
         ({"keep_failed": timedelta(seconds=-1)}, InvalidOption),
         ({"keep_succeeded": 5}, InvalidOption),
     ],

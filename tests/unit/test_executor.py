@@ -17,6 +17,7 @@ from later import JobContext
 from later.core.engine.worker import Interruption, RunEnded
 from later.core.lifecycle import Cause, Change
 from later.core.records import State
+from later.core.retry import Retry
 from later.runtime.board import Board
 from later.runtime.executor import Executor
 from later.runtime.jobs import BackgroundJobs
@@ -109,6 +110,18 @@ def test_the_board_has_what_runs(bench: Callable[..., Bench], kind: str) -> None
     one.next()
     one.next()
     assert one.board.running() == []
+
+
+def test_what_may_run_once_at_most_stays_on_the_board_until_it_is_settled(bench: Callable[..., Bench]) -> None:
+    one = bench(lambda ctx, payload: None, slots=1, retry=Retry.none(), max_crashes=0)
+    key = one.run()
+    one.next()
+    assert one.board.running() == [key]
+
+    one.executor.settled([key, ("another", 1)])
+    assert one.board.running() == []
+    one.run()
+    assert one.next().cause is Cause.SUCCEED
 
 
 def test_threads_are_used_again(bench: Callable[..., Bench]) -> None:

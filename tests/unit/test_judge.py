@@ -78,6 +78,13 @@ def test_the_last_attempt_fails(error: Exception) -> None:
     assert (last.cause, last.error, last.delay) == (Cause.FAIL, INFO, 0)
 
 
+def test_an_interrupted_run_is_not_repeated_where_once_is_the_most() -> None:
+    claim = Claim("job", 4, "work", "q", 0, b"{}", 1, 0, "server")
+    policy = Policy(Retry.none(), at_most_once=True)
+    assert judge(claim, policy, Interrupted(cancelled=False), Random(1)).cause is Cause.CRASH
+    assert judge(claim, policy, Interrupted(cancelled=True), Random(1)).cause is Cause.CANCEL
+
+
 def test_snoozing_is_no_attempt() -> None:
     assert judged(Raised(Snooze(MINUTE), INFO), attempt=3).cause is Cause.SNOOZE
 
@@ -126,3 +133,14 @@ def test_the_reason_tells_a_person_why(end: End, reason: str) -> None:
 def test_a_reason_is_short() -> None:
     long = ErrorInfo("Boom", "x" * 10_000, "")
     assert len(judged(Raised(ValueError(), long)).reason) == REASON_LIMIT
+
+
+def test_a_delay_that_no_storage_can_hold_is_cut() -> None:
+    class Endless(Retry):
+        def next_delay(self, error: BaseException, attempt: int, random: Random) -> timedelta:
+            return timedelta.max
+
+    claim = Claim("job", 4, "work", "q", 0, b"{}", 1, 0, "server")
+    change = judge(claim, Policy(Endless()), Raised(ValueError(), INFO), Random(1))
+
+    assert change.delay == timedelta(days=365) // timedelta(microseconds=1)

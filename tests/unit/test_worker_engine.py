@@ -29,6 +29,7 @@ from later.core.engine.worker import (
     ReceiveFailed,
     Run,
     RunEnded,
+    Settled,
     StopAsked,
     Tick,
     Wait,
@@ -63,9 +64,11 @@ class Bench:
         broker: bool = False,
         push: bool = True,
         queues: Sequence[str] | Mapping[str, int] = ("q",),
+        at_most_once: frozenset[str] = frozenset(),
     ) -> None:
         self.now = 100.0
-        self.machine = Worker(WorkerSettings(queues, slots, 5.0, broker, push), "w", Random(1))
+        settings = WorkerSettings(queues, slots, 5.0, broker, push, at_most_once)
+        self.machine = Worker(settings, "w", Random(1))
         self.out: list[worker.Command] = []
         self.waiting: list[worker.Command] = []
         """Commands that have not been taken."""
@@ -521,6 +524,36 @@ def test_after_the_grace_what_runs_is_interrupted_and_given_back(bench: Bench, *
     assert bench.take(Interrupt) == Interrupt(("a", 1), Interruption.STOP)
     assert [report_of(change) for change in bench.answer().changes] == [("a", Cause.RELEASE)]
     assert bench.has(Exit)
+
+
+def test_what_may_run_at_most_once_is_not_given_back_once_it_has_started() -> None:
+    bench = Bench(slots=1, at_most_once=frozenset({"work"})).lease()
+    quick(bench)
+    bench.answer(claim_of("started"), claim_of("ready"))
+    bench.feed(StopAsked(hurry=True))
+    assert sorted(report_of(change) for change in bench.take(Exchange).changes) == [
+        ("ready", Cause.RELEASE),
+        ("started", Cause.CRASH),
+    ]
+
+
+def test_what_may_run_at_most_once_holds_its_slot_until_its_report_has_arrived() -> None:
+    """Its worker's death before that must be told as its crash: released, it would run again."""
+    bench = Bench(at_most_once=frozenset({"work"})).lease()
+    bench.answer(claim_of("a"))
+    bench.end(claim_of("a"))
+    assert not bench.has(Settled)
+    assert bench.answer().limit == 0
+    assert bench.take(Settled).claims == [("a", 1)]
+    assert bench.take(Exchange).limit == 1
+
+
+def test_a_lost_lease_settles_what_had_ended() -> None:
+    bench = Bench(at_most_once=frozenset({"work"})).lease()
+    bench.answer(claim_of("a"))
+    bench.feed(LeaseLost())
+    bench.end(claim_of("a"))
+    assert bench.take(Settled).claims == [("a", 1)]
 
 
 def test_it_exits_in_the_end_though_the_storage_does_not_answer(bench: Bench) -> None:

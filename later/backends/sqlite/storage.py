@@ -16,7 +16,7 @@ from later.backends.sqlite.statements import SQL
 from later.backends.sqlite.transaction import Transaction
 from later.backends.sqlite.wakeup import Wakeup
 from later.core import lifecycle, steps
-from later.core.lifecycle import Cause, Change
+from later.core.lifecycle import RULES, Cause, Change
 from later.core.paging import decode_cursor
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -150,7 +150,8 @@ class SQLiteStorage(Storage):
         with self._writing() as view:
             rows = view.jobs()
             rows.prefetch(change.id for change in changes)
-            rows.prefetch_awaiting(change.id for change in changes)
+            # The others end a job only when its cancel was asked for or its crashes are used up: rare, and read then.
+            rows.prefetch_awaiting(change.id for change in changes if RULES[change.cause].to.ended)
             applied = tuple(steps.move(rows, change, view.now, outbox=self._outbox) for change in changes)
             rows.flush()
             exchanged = Exchanged(applied, (None,) * len(refs), ())

@@ -9,12 +9,13 @@ from later.core.codec import storable
 from later.core.lifecycle import Cause, Change
 from later.core.outcomes import Cancel, RetryAfter, Snooze
 from later.core.records import Claim, ErrorInfo, Micros
-from later.core.retry import Retry
+from later.core.retry import LONGEST, Retry
 
 DEFER: Final = timedelta(seconds=15)
 """How soon a job whose type no handler serves here is offered again."""
 DEFER_FOR: Final = timedelta(hours=1)
 """How long such a job is passed around, as in a rolling deploy, before it fails."""
+INTERRUPTED: Final = "interrupted: the server stops"
 REASON_LIMIT: Final = 200
 """Bytes of a reason; the whole error is in the history."""
 
@@ -24,6 +25,8 @@ class Policy:
     """What the job's type says about its end."""
 
     retry: Retry
+    at_most_once: bool = False
+    """A run that was interrupted is not run again."""
     keep_succeeded: Micros | None = None
     keep_failed: Micros | None = None
     keep_deleted: Micros | None = None
@@ -81,7 +84,8 @@ def judge(claim: Claim, policy: Policy, end: End, random: Random) -> Change:
         case Interrupted(cancelled):
             if cancelled:
                 return _change(claim, Cause.CANCEL, "cancelled on request", keep=policy.keep_deleted)
-            return _change(claim, Cause.RELEASE, "interrupted: the server stops")
+            cause = Cause.CRASH if policy.at_most_once else Cause.RELEASE
+            return _change(claim, cause, INTERRUPTED)
         case Died(how):
             return _change(claim, Cause.CRASH, how)
         case Raised(Cancel() as outcome, _):
@@ -131,7 +135,8 @@ def _change(
         reason,
         epoch=claim.epoch,
         server=claim.server,
-        delay=delay // timedelta(microseconds=1),
+        # A policy is the user's code: what no storage can hold would keep every report of its worker from arriving.
+        delay=min(max(delay, timedelta(0)), LONGEST) // timedelta(microseconds=1),
         result=result,
         error=error,
         keep=keep,

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final, TypeAlias
 
 from later.core import records
+from later.core.engine.judge import INTERRUPTED
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Delivery
 from later.core.records import Claim, Claimant, HeldClaim, Ref, Verdict
@@ -56,6 +57,8 @@ class WorkerSettings:
     broker: bool = False
     push: bool = True
     """The storage pushes wake-ups."""
+    at_most_once: frozenset[str] = frozenset()
+    """Job types whose interrupted runs are not run again: they count as crashed, and survive no crash."""
 
 
 class Interruption(Enum):
@@ -232,11 +235,21 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """The ends of these runs, of types in `at_most_once` alone, are stored, or their claims are gone. Until then
+    each holds its slot, and its worker's death must be told as if it was still running."""
+
+    claims: Sequence[Key]
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """Everything is reported, or the time for it is over."""
 
 
-Command: TypeAlias = Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Exit
+Command: TypeAlias = (
+    Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Settled | Exit
+)
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -306,8 +319,10 @@ class Worker:
     _ready: deque[tuple[Claim, float]] = field(default_factory=deque[tuple[Claim, float]])
     """Claimed, not started, with the time of the claim."""
     _running: dict[Key, Claim] = field(default_factory=dict[Key, Claim])
-    _abandoned: set[Key] = field(default_factory=set[Key])
+    _abandoned: dict[Key, Claim] = field(default_factory=dict[Key, Claim])
     """Handlers that still hold a slot though their claim is gone."""
+    _unsettled: set[Key] = field(default_factory=set[Key])
+    """Ended runs that still hold a slot, see `Settled`."""
     _ended: deque[Change] = field(default_factory=deque[Change])
     """Ends that the storage has not confirmed and that no call carries."""
     _deliveries: list[Delivery] = field(default_factory=list[Delivery])
@@ -337,7 +352,7 @@ class Worker:
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return len(self._running) + len(self._abandoned)
+        return len(self._running) + len(self._abandoned) + len(self._unsettled)
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event at monotonic time `now`; what to do next, in order."""
@@ -395,10 +410,11 @@ class Worker:
         assert change.epoch is not None
         key = (change.id, change.epoch)
         self._mean = seconds if self._mean is None else self._mean + (seconds - self._mean) / 5
-        if key in self._abandoned:
-            self._abandoned.discard(key)
-        elif self._running.pop(key, None) is not None:
+        claim = self._abandoned.pop(key, None)
+        if claim is None and (claim := self._running.pop(key, None)) is not None:
             self._ended.append(change)
+        if claim is not None and claim.type in self.settings.at_most_once:
+            self._unsettled.add(key)
 
     def _cancel_asked(self, claims: Sequence[Key], out: list[Command]) -> None:
         out += [Interrupt(key, Interruption.CANCEL) for key in claims if key in self._running]
@@ -501,6 +517,9 @@ class Worker:
         if self._mode is not _Mode.RUNNING and self._deliveries:
             out.append(GiveBack(tuple(self._deliveries)))
             self._deliveries.clear()
+        if settled := self._unsettled - self._held:
+            self._unsettled -= settled
+            out.append(Settled(sorted(settled)))
         while self._ready and self.busy < self.settings.slots:
             claim, _ = self._ready.popleft()
             self._running[claim.id, claim.epoch] = claim
@@ -524,7 +543,8 @@ class Worker:
         if self._mode is _Mode.HURRIED:
             for key, claim in list(self._running.items()):
                 self._abandon(key, Interruption.STOP, out)
-                self._release(claim, "interrupted: the server stops")
+                once = claim.type in self.settings.at_most_once
+                self._give_back(key, INTERRUPTED, Cause.CRASH if once else Cause.RELEASE)
 
     def _exchange(self, now: float, out: list[Command]) -> None:
         if self._call is not None or not self._server or now < self._storage_backoff.until:
@@ -583,13 +603,12 @@ class Worker:
     def _release(self, claim: Claim, reason: str) -> None:
         self._give_back((claim.id, claim.epoch), reason)
 
-    def _give_back(self, key: Key, reason: str) -> None:
+    def _give_back(self, key: Key, reason: str, cause: Cause = Cause.RELEASE) -> None:
         self.stats.released += 1
-        self._ended.append(Change(key[0], Cause.RELEASE, reason, epoch=key[1], server=self._server))
+        self._ended.append(Change(key[0], cause, reason, epoch=key[1], server=self._server))
 
     def _abandon(self, key: Key, why: Interruption, out: list[Command]) -> None:
-        del self._running[key]
-        self._abandoned.add(key)
+        self._abandoned[key] = self._running.pop(key)
         out.append(Interrupt(key, why))
 
     def _finished(self, now: float) -> bool:
