@@ -18,10 +18,9 @@ from later.core.codec import KIB
 from later.core.engine import keeper, worker
 from later.core.engine.judge import DEFER, DEFER_FOR
 from later.core.lifecycle import DAY, KEEP, RULES
-from later.core.records import HISTORY_LIMIT, SECOND, JobQuery
+from later.core.records import FURTHEST, HISTORY_LIMIT, SECOND, JobQuery
 from later.core.registry import JobType
 from later.core.retry import LONGEST, Retry
-from later.runtime.enqueue import FURTHEST
 from later.runtime.group_commit import DEADLINE
 from later.runtime.jobs import PAGE_LARGEST
 from tests.docs.markdown import ROOT, blocks
