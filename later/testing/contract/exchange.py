@@ -116,6 +116,25 @@ class ExchangeContract(StorageFixtures):
         bench.move(report(claim, Cause.RELEASE))
         assert ids(bench.take(limit=9)) == ["k", "b", "a", "m", "z"]
 
+    def test_one_call_enqueues_in_the_order_of_its_input(self, bench: Bench) -> None:
+        """Whatever the jobs were before."""
+        bench.add(*(new_job(job_id) for job_id in "abcd"), new_job("due", delay=SECOND))
+        bench.serve()
+        running = {job_id: bench.claim(job_id) for job_id in "abcd"}
+        bench.move(report(running["a"], Cause.SUCCEED))
+        bench.move(report(running["c"], Cause.FAIL))
+        bench.storage.apply(
+            [
+                Change("c", Cause.REQUEUE),
+                report(running["d"], Cause.RELEASE),
+                Change("a", Cause.REQUEUE),
+                Change("due", Cause.REQUEUE),
+                report(running["b"], Cause.CRASH),
+            ]
+        )
+        assert ids(bench.take(limit=9)) == ["c", "d", "a", "due"]
+        assert ids(bench.take(limit=9)) == ["b"]
+
     def test_siblings_released_together_are_claimed_oldest_first(self, bench: Bench) -> None:
         bench.add(new_job("parent"), *(new_job(job_id, parent="parent") for job_id in "zbya"))
         applied = bench.end("parent", State.SUCCEEDED)

@@ -7,7 +7,7 @@ import pytest
 from later.core.errors import InvalidOption
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
-from later.core.records import SECOND, Counts, JobQuery, JobRecord, Page, State
+from later.core.records import SECOND, Counts, JobQuery, JobRecord, On, Page, State
 from later.testing.clock import VirtualClock
 from later.testing.contract.bench import BY, LEASE, Bench, MakeStorage, StorageFixtures, ids, new_job, report
 
@@ -45,6 +45,15 @@ class GetContract(StorageFixtures):
         bench.end("parent", State.SUCCEEDED)
         assert bench.details("parent").children == ("z", "a", "m", "b")
         assert bench.details("z").children == ("grandchild",)
+
+    def test_children_of_one_call_are_listed_in_its_order_whatever_they_start_as(self, bench: Bench) -> None:
+        bench.add(new_job("parent"))
+        bench.end("parent", State.FAILED)
+        ons = [On.SUCCEEDED, On.FAILED, On.DELETED, On.FINISHED, On.SUCCEEDED, On.FAILED]
+        bench.add(*(new_job(f"{n}", parent="parent", on=on) for n, on in zip("cbafed", ons, strict=True)))
+        bench.move(Change("parent", Cause.DELETE))
+        bench.add(*(new_job(f"{n}", parent="parent", on=on) for n, on in zip("zxyvwu", ons, strict=True)))
+        assert bench.details("parent").children == tuple("cbafedzxyvwu")
 
 
 class FindContract(StorageFixtures):

@@ -1,0 +1,9 @@
+-- uses: job
+-- Forget a server. Its claims stay, to be rescued.
+--
+-- ARGV[3] server. Returns nothing.
+
+call('ZCARD', prefix .. 'leases')
+call('HDEL', prefix .. 'servers', ARGV[3])
+call('ZREM', prefix .. 'leases', ARGV[3])
+return false

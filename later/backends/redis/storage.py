@@ -1,0 +1,399 @@
+"""The storage port on one Redis or Valkey server, or on one slot of a cluster."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from typing_extensions import override
+
+from later.backends.redis import rows, scripts
+from later.backends.redis.connection import Connection
+from later.backends.redis.scripts import Script
+from later.backends.redis.tables import LETTERS
+from later.backends.redis.wakeup import Wakeup
+from later.core.errors import Corrupt, SchemaMismatch
+from later.core.lifecycle import Change
+from later.core.names import check_name
+from later.core.paging import PageKey, decode_cursor, encode_cursor, page_key
+from later.core.ports import Storage, StorageCapabilities, StorageOptions
+from later.core.records import (
+    Applied,
+    Beat,
+    Claim,
+    Claimant,
+    Counts,
+    Exchanged,
+    HeldClaim,
+    Inserted,
+    InsertVerdict,
+    JobDetails,
+    JobQuery,
+    JobRecord,
+    Micros,
+    NewJob,
+    Page,
+    Promoted,
+    Ref,
+    Rescued,
+    ServerInfo,
+    ServerRecord,
+    State,
+    Verdict,
+)
+
+_LAYOUT: Final = 1
+"""The version of the keys in lua/lib/job.lua."""
+
+_INSERTS: Final = 1_000
+_BYTES: Final = 8 * 1024 * 1024
+"""The most that one script inserts. A script blocks the server for everybody: about 10 ms for this many jobs."""
+
+_CHANGES: Final = 500
+_CLAIMS: Final = 500
+_GETS: Final = 20
+"""Jobs with their histories in one reply: each may have 3 MiB of errors."""
+
+_LOOKS: Final = 1_000
+"""Jobs that one call of list.lua looks at."""
+
+_INSERTED: Final = {
+    b"conflict": Inserted(InsertVerdict.CONFLICT, None, None),
+    b"no parent": Inserted(InsertVerdict.NO_PARENT, None, None),
+    **{
+        f"{verdict} {letter}".encode(): Inserted(verdict, state, None)
+        for verdict in (InsertVerdict.CREATED, InsertVerdict.EXISTS)
+        for state, letter in LETTERS.items()
+    },
+}
+_CREATED_ENQUEUED: Final = f"{InsertVerdict.CREATED} {LETTERS[State.ENQUEUED]}".encode()
+
+_APPLIED: Final = {
+    b"unknown ": Applied(Verdict.UNKNOWN, None, ()),
+    **{
+        f"{verdict} {letter}".encode(): Applied(verdict, state, ())
+        for verdict in Verdict
+        for state, letter in LETTERS.items()
+    },
+}
+
+
+class RedisStorage(Storage):
+    """Every call is one script, and so one atomic step, as long as it fits the bounds above; beyond them it is several
+    in a row, each atomic, and the rest of what the port promises holds."""
+
+    capabilities = StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=True)
+    """`durable` as far as the server's AOF goes: see `Redis`."""
+
+    def __init__(self, connection: Connection, options: StorageOptions) -> None:
+        self._connection = connection
+        self._key = f"later:{{{options.namespace}}}"
+        self._outbox = int(options.outbox)
+        self._clock = options.clock
+        self._wakeup = Wakeup(connection, self._key)
+        connection.on_fork(self._wakeup.start_anew)
+
+    def _call(self, script: Script, args: Iterable[str | bytes | int] = ()) -> Any:
+        now = "" if self._clock is None else self._clock()
+        return self._connection.call(script, self._key, [now, self._outbox, *args])
+
+    @override
+    def migrate(self) -> None:
+        self._connection.check_server(self._key)
+        self._connection.command("SET", self._key, _LAYOUT, "NX")
+        stored = self._connection.command("GET", self._key)
+        if not stored or not stored.isdigit():
+            raise Corrupt(
+                f"the key {self._key} in Redis at {self._connection.place} holds something that later did not write"
+            )
+        if int(stored) > _LAYOUT:
+            raise SchemaMismatch(
+                f"the jobs in Redis at {self._connection.place} were written by a newer version of later (layout "
+                f"{int(stored)}; this one knows {_LAYOUT}): upgrade this program"
+            )
+
+    @override
+    def close(self) -> None:
+        self._wakeup.close()
+        self._connection.close()
+
+    # Producing
+
+    @override
+    def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
+        inserted: list[Inserted] = []
+        for part in _parts(jobs):
+            verdicts = self._call(scripts.INSERT, [value for job in part for value in rows.write_new(job)])
+            inserted += [
+                Inserted(InsertVerdict.CREATED, State.ENQUEUED, Ref(job.id, 1, job.queue, job.priority))
+                if verdict == _CREATED_ENQUEUED
+                else _INSERTED[verdict]
+                for job, verdict in zip(part, verdicts, strict=True)
+            ]
+        return inserted
+
+    # Working
+
+    @override
+    def exchange(
+        self,
+        by: Claimant,
+        changes: Sequence[Change] = (),
+        refs: Sequence[Ref] = (),
+        queues: Sequence[str] = (),
+        limit: int = 0,
+    ) -> Exchanged:
+        if refs or limit > 0:
+            for kind, name in (("server", by.server), ("worker", by.worker)):
+                if " " in name:
+                    check_name(kind, name)
+        claiming = [value for ref in refs for value in (ref.id, ref.epoch)]
+        claiming += dict.fromkeys(queues)
+        applied: list[Applied] = []
+        # Released by the change that comes next, on behalf of a caller that died.
+        early: tuple[Ref, ...] = ()
+        owner: int
+        while True:
+            part = changes[len(applied) : len(applied) + _CHANGES]
+            is_last = len(applied) + len(part) == len(changes)
+            now, verdicts, enqueued, owner, left, by_ref, claims = self._call(
+                scripts.EXCHANGE,
+                [
+                    by.server,
+                    by.worker,
+                    max(limit, 0) if is_last else 0,
+                    len(part),
+                    len(refs) if is_last else 0,
+                    *(value for change in part for value in rows.write_change(change)),
+                    *(claiming if is_last else ()),
+                ],
+            )
+            results: list[Applied] = [_APPLIED[verdict] for verdict in verdicts]
+            for number, released in rows.read_numbered_refs(enqueued).items():
+                results[number - 1] = _with_refs(results[number - 1], released)
+            if results and early:
+                results[0] = results[0]._replace(enqueued=early + results[0].enqueued)
+                early = ()
+            if left:
+                rest = self._cascade(left)
+                if owner <= len(results):
+                    results[owner - 1] = _with_refs(results[owner - 1], rest)
+                else:
+                    early += rest
+            applied += results
+            if not left and is_last:
+                return Exchanged(
+                    tuple(applied),
+                    self._claims(by_ref, now) if by_ref else (None,) * len(refs),
+                    tuple(rows.read_claim(claim, int(now)) for claim in claims),
+                )
+
+    @staticmethod
+    def _claims(by_ref: Sequence[Any], now: bytes) -> tuple[Claim | None, ...]:
+        return tuple(None if claim is None else rows.read_claim(claim, int(now)) for claim in by_ref)
+
+    def _cascade(self, left: Sequence[bytes] = ()) -> tuple[Ref, ...]:
+        """Let ended jobs tell the rest of their children: those in `left`, or those that a dead caller left."""
+        released: tuple[Ref, ...] = ()
+        while True:
+            refs, left = self._call(scripts.CASCADE, left)
+            released += rows.read_refs(refs)
+            if not left:
+                return released
+
+    @override
+    def wait(self, queues: Sequence[str], timeout: float) -> bool:
+        return self._wakeup.wait(queues, timeout)
+
+    @override
+    def wake(self) -> None:
+        self._wakeup.wake()
+
+    # Servers
+
+    @override
+    def register(self, server: ServerInfo, lease: Micros) -> None:
+        known = [server.node, server.host, server.pid, server.pid_started, server.queues, server.slots]
+        self._call(scripts.REGISTER, [server.id, json.dumps(known), lease])
+
+    @override
+    def beat(self, server: str, lease: Micros) -> Beat:
+        asked = self._call(scripts.BEAT, [server, lease])
+        if asked is None:
+            return Beat(alive=False, cancels=())
+        pairs = zip(asked[::2], asked[1::2], strict=True)
+        return Beat(alive=True, cancels=tuple((job_id.decode(), int(epoch)) for job_id, epoch in pairs))
+
+    @override
+    def unregister(self, server: str) -> None:
+        self._call(scripts.UNREGISTER, [server])
+
+    @override
+    def servers(self) -> list[ServerRecord]:
+        records: list[ServerRecord] = []
+        for server_id, known, lease_until, claims in self._call(scripts.SERVERS):
+            started_at, _, text = known.partition(b" ")
+            node, host, pid, pid_started, queues, slots = json.loads(text)
+            info = ServerInfo(server_id.decode(), node, host, pid, pid_started, tuple(queues), slots)
+            records.append(ServerRecord(info, int(started_at), rows.read_score(lease_until), claims))
+        return sorted(records, key=lambda record: (record.started_at, record.info.id))
+
+    @override
+    def claims(self, server: str) -> list[HeldClaim]:
+        return [
+            HeldClaim(job_id.decode(), int(epoch), worker.decode(), int(age))
+            for job_id, epoch, worker, age in self._call(scripts.CLAIMS, [server])
+        ]
+
+    # Upkeep
+
+    @override
+    def promote(self, limit: int) -> Promoted:
+        """Also finishes what callers that died have left of their cascades."""
+        enqueued: tuple[Ref, ...] = ()
+        while True:
+            most = max(0, min(limit, _CHANGES))
+            refs, next_due, todo = self._call(scripts.PROMOTE, [most])
+            enqueued += rows.read_refs(refs)
+            limit -= most
+            if limit <= 0 or len(refs) < 4 * most:
+                break
+        if todo:
+            enqueued += self._cascade()
+        return Promoted(enqueued, int(next_due) if next_due else None)
+
+    @override
+    def rescue(self, limit: int, dead: Sequence[str] = ()) -> Rescued:
+        servers: set[str] = set()
+        enqueued: tuple[Ref, ...] = ()
+        jobs = 0
+        while True:
+            most = max(0, min(limit - jobs, _CLAIMS))
+            found, refs, taken, more, left = self._call(scripts.RESCUE, [most, *dead])
+            servers.update(server.decode() for server in found)
+            enqueued += rows.read_refs(refs)
+            jobs += taken
+            if left:
+                enqueued += self._cascade(left)
+            if not more or jobs >= limit:
+                return Rescued(tuple(sorted(servers)), enqueued, jobs, bool(more))
+
+    @override
+    def unpublished(self, limit: int, again_in: Micros) -> list[Ref]:
+        if limit <= 0:
+            return []
+        return list(rows.read_refs(self._call(scripts.UNPUBLISHED, [limit, again_in])))
+
+    @override
+    def published(self, refs: Sequence[Ref]) -> None:
+        for first in range(0, len(refs), _INSERTS):
+            part = refs[first : first + _INSERTS]
+            self._call(scripts.PUBLISHED, [value for ref in part for value in (ref.id, ref.epoch)])
+
+    @override
+    def prune(self, limit: int) -> int:
+        touched = 0
+        while touched < limit:
+            count, _, left, more = self._call(scripts.PRUNE, [min(limit - touched, _CHANGES)])
+            touched += count
+            if left:
+                self._cascade(left)
+            if not more:
+                break
+        return touched
+
+    # Seeing
+
+    @override
+    def get(self, ids: Sequence[str]) -> list[JobDetails | None]:
+        found: list[JobDetails | None] = []
+        for first in range(0, len(ids), _GETS):
+            part = ids[first : first + _GETS]
+            replies = self._call(scripts.GET, part)
+            found += [
+                None if reply is None else rows.read_details(job_id, reply)
+                for job_id, reply in zip(part, replies, strict=True)
+            ]
+        return found
+
+    @override
+    def find(self, query: JobQuery) -> Page:
+        """Costs the reading of jobs in the asked states (with `parent`: of all children), newest first, until enough of
+        them match; one call per state, per server with claims, and per thousand jobs looked at. A page is no snapshot:
+        jobs that move meanwhile may be missed or met twice."""
+        after = None if query.after is None else decode_cursor(query.after)
+        if query.parent is not None:
+            found = self._children(query, after)
+        else:
+            found = [
+                job
+                for index in self._indexes(query.states or frozenset(State))
+                for job in self._walk(index, query, after)
+            ]
+        found.sort(key=page_key, reverse=True)
+        page = found[: query.limit]
+        more = len(found) > query.limit and bool(page)
+        return Page(tuple(page), encode_cursor(page_key(page[-1])) if more else None)
+
+    def _indexes(self, states: frozenset[State]) -> list[str]:
+        indexes = [f"at:{LETTERS[state]}" for state in states if state is not State.PROCESSING]
+        if State.PROCESSING in states:
+            holders = self._connection.command("SMEMBERS", f"{self._key}:holders")
+            indexes += [f"c:{server.decode()}" for server in holders]
+        return indexes
+
+    def _walk(self, index: str, query: JobQuery, after: PageKey | None) -> list[JobRecord]:
+        """The first jobs of one index that match, one more than the page takes."""
+        found: list[JobRecord] = []
+        at: str | bytes | int = "" if after is None else after.state_at
+        job_id: str | bytes = "" if after is None else after.id
+        while True:
+            wanted = query.limit + 1 - len(found)
+            args = [index, at, job_id, wanted, _LOOKS, len(query.queues), *query.queues, *query.types]
+            score, job_id, jobs = self._call(scripts.LIST, args)
+            found += [rows.read_job(found_id.decode(), record, publish_by) for found_id, record, publish_by in jobs]
+            if not score or len(found) > query.limit:
+                return found
+            at = rows.read_score(score)
+
+    def _children(self, query: JobQuery, after: PageKey | None) -> list[JobRecord]:
+        ids = self._connection.command("ZRANGE", f"{self._key}:k:{query.parent}", 0, -1)
+        found: list[JobRecord] = []
+        for first in range(0, len(ids), _LOOKS):
+            for job_id, record, publish_by in self._call(scripts.RECORDS, ids[first : first + _LOOKS]):
+                job = rows.read_job(job_id.decode(), record, publish_by)
+                if _matches(job, query) and (after is None or page_key(job) < after):
+                    found.append(job)
+        return found
+
+    @override
+    def counts(self) -> Counts:
+        by_queue: dict[str, dict[State, int]] = {}
+        found: dict[bytes, bytes] = self._connection.command("HGETALL", f"{self._key}:n")
+        for name, jobs in found.items():
+            letter, _, queue = name.decode().partition(" ")
+            by_queue.setdefault(queue, {})[rows.STATES[letter]] = int(jobs)
+        return Counts(by_queue)
+
+
+def _parts(jobs: Sequence[NewJob]) -> Iterable[Sequence[NewJob]]:
+    """Cut what is to be inserted into calls of bounded size."""
+    first, size = 0, 0
+    for at, job in enumerate(jobs):
+        size += len(job.payload)
+        if at > first and (at - first == _INSERTS or size > _BYTES):
+            yield jobs[first:at]
+            first, size = at, len(job.payload)
+    if first < len(jobs):
+        yield jobs[first:]
+
+
+def _with_refs(applied: Applied, refs: tuple[Ref, ...]) -> Applied:
+    return applied._replace(enqueued=applied.enqueued + refs)
+
+
+def _matches(job: JobRecord, query: JobQuery) -> bool:
+    return (
+        (not query.states or job.state in query.states)
+        and (not query.queues or job.queue in query.queues)
+        and (not query.types or job.type in query.types)
+    )

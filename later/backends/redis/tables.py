@@ -1,0 +1,103 @@
+"""What the scripts are told of the core: its tables, written as Lua, so that there is one of each."""
+
+from enum import Enum
+from typing import Final, cast
+
+from later.core import lifecycle
+from later.core.lifecycle import KEEP, KEEPS_DEFERRAL, PUBLISH_WITHIN, RULES
+from later.core.records import HISTORY_LIMIT, On, State
+
+LETTERS: Final = {
+    State.AWAITING: "a",
+    State.SCHEDULED: "s",
+    State.ENQUEUED: "e",
+    State.PROCESSING: "p",
+    State.SUCCEEDED: "S",
+    State.FAILED: "F",
+    State.DELETED: "D",
+}
+"""A state as it is stored. Capitals have ended."""
+
+FIELDS: Final = (
+    "STATE",
+    "EPOCH",
+    "ATTEMPT",
+    "CRASHES",
+    "MAX_CRASHES",
+    "PRIORITY",
+    "ENTRIES",  # of the history so far, those that were dropped included
+    "CANCEL",  # "1": asked for
+    "CREATED_AT",
+    "STATE_AT",
+    "UNTIL",  # run_at while Scheduled, expires_at once ended
+    "DEFERRED_AT",
+    "TYPE",
+    "QUEUE",
+    "PARENT",
+    "ON",
+    "SEQ",  # the job's number among its parent's children
+    "KIDS",  # the number of the job's own last child; "" while it never had one
+    "PENDING",  # see lua/lib/move.lua
+    "SERVER",
+    "WORKER",
+    "REASON",
+)
+"""The record of a job, in this order, with a space between two. Absent values are empty. Only the reason, which comes
+last, may hold spaces."""
+
+_BLANKS: Final = [chr(number) for number in range(1, 4)]
+"""What stands for a value in a reason that a script completes."""
+
+
+def lua() -> str:
+    """The head of every script: constants that the core defines.
+
+    RULES       cause to "sources to attempt flags" (c: counts a crash, o: only of the claim, y: yields to a cancel)
+    KEEP        ended state to microseconds
+    CONTINUES   parent's state and what is waited for, written together, to a cause; absent: waits on
+    ..._REASON  texts with the bytes 1, 2, 3 where values go
+    """
+    lines = [f"local {name} = {_literal(value)}" for name, value in _constants().items()]
+    lines.append(f"local {', '.join(FIELDS)} = {', '.join(str(n) for n in range(1, len(FIELDS) + 1))}")
+    return "\n".join(lines) + "\n"
+
+
+def _constants() -> dict[str, object]:
+    first, second, third = _BLANKS
+    ended = [state for state in State if state.ended]
+    continues = {(state, on): lifecycle.continuation(state, on) for state in ended for on in On}
+    return {
+        "RULES": {cause: _rule(rule) for cause, rule in RULES.items()},
+        "KEEP": {LETTERS[state]: keep for state, keep in KEEP.items()},
+        "CONTINUES": {LETTERS[state] + on: cause for (state, on), cause in continues.items() if cause is not None},
+        "KEEPS_DEFERRAL": dict.fromkeys(sorted(KEEPS_DEFERRAL), 1),
+        "PARENT_REASON": {LETTERS[state]: lifecycle.parent_reason(first, state) for state in ended},
+        "AWAITING_REASON": lifecycle.awaiting_reason(first, second),
+        "CRASH_REASON": lifecycle.crash_reason(first),
+        "POISON_REASON": lifecycle.poison_reason(first, second, third),
+        "CANCEL_REASON": lifecycle.cancel_reason(""),
+        "CANCEL_REASON_WHY": lifecycle.cancel_reason(first),
+        "PUBLISH_WITHIN": PUBLISH_WITHIN,
+        "HISTORY_LIMIT": HISTORY_LIMIT,
+        "LAST": len(FIELDS),
+        "PATTERN": "^" + "([^ ]*) " * (len(FIELDS) - 1) + "(.*)$",
+    }
+
+
+def _rule(rule: lifecycle.Rule) -> str:
+    sources = "".join(sorted(LETTERS[state] for state in rule.sources))
+    flags = "c" * rule.crash + "o" * rule.of_claim + "y" * rule.yields
+    return f"{sources} {LETTERS[rule.to]} {rule.attempt.name.lower()} {flags}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return "{" + ", ".join(f"[{_literal(key)}] = {_literal(item)}" for key, item in items) + "}"
+    if isinstance(value, int):
+        return str(value)
+    assert isinstance(value, str)
+    text = value.value if isinstance(value, Enum) else value
+    return (
+        "'" + "".join(char if char.isalnum() or char in " ^$([])*.:,-" else f"\\{ord(char):03d}" for char in text) + "'"
+    )

@@ -1,0 +1,199 @@
+"""What Redis holds: keys under one hash tag, nothing left behind, garbage noticed, cascades in bounded steps, forks."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from later.backends.redis import Redis, scripts
+from later.backends.redis.storage import RedisStorage
+from later.core.errors import Corrupt
+from later.core.lifecycle import DAY, Cause, Change, ref_of
+from later.core.ports import StorageOptions
+from later.core.records import SECOND, Claimant, JobQuery, NewJob, On, ServerInfo, State, Verdict
+from later.testing import VirtualClock
+
+BY = Claimant("server", "worker")
+MANY = 2_500
+"""More children than one script moves."""
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def namespace(redis_prefix: str) -> str:
+    return f"{redis_prefix}app"
+
+
+@pytest.fixture
+def storage(redis_url: str, namespace: str, clock: VirtualClock) -> Iterator[RedisStorage]:
+    storage = Redis(redis_url).open_storage(StorageOptions(namespace, outbox=True, clock=clock))
+    assert isinstance(storage, RedisStorage)
+    storage.migrate()
+    serve(storage)
+    yield storage
+    storage.close()
+
+
+def serve(storage: RedisStorage) -> None:
+    storage.register(ServerInfo(BY.server, "node", "host", 1, None), 1_000 * DAY)
+
+
+def new(job_id: str, parent: str | None = None, on: On = On.SUCCEEDED, payload: bytes = b"{}") -> NewJob:
+    return NewJob(job_id, "type", "q", payload, parent=parent, on=on)
+
+
+def end(storage: RedisStorage, job_id: str, cause: Cause = Cause.SUCCEED) -> list[str]:
+    """End an Enqueued job; the ids of those that it released."""
+    [details] = storage.get([job_id])
+    assert details is not None
+    [claim] = storage.exchange(BY, refs=[ref_of(details.job)]).by_ref
+    assert claim is not None
+    [applied] = storage.apply([Change(job_id, cause, epoch=claim.epoch, server=BY.server)])
+    assert applied.verdict is Verdict.APPLIED
+    return [released.id for released in applied.enqueued]
+
+
+def keys(client: "redis.Redis", namespace: str) -> list[bytes]:
+    return sorted(client.scan_iter(f"later:{{{namespace}}}*", count=1000))
+
+
+def test_nothing_is_left_once_everything_is_pruned(
+    storage: RedisStorage, client: "redis.Redis", namespace: str, clock: VirtualClock
+) -> None:
+    storage.insert([new("a"), new("b", "a"), new("c", "b", On.FINISHED), new("d"), new("e"), new("f")])
+    storage.insert([NewJob("late", "type", "q", b"", delay=SECOND)])
+    end(storage, "a")
+    end(storage, "b", Cause.FAIL)
+    storage.exchange(BY, queues=["q"], limit=2)
+    storage.apply([Change("d", Cause.DELETE)])
+    storage.rescue(10, [BY.server])
+    serve(storage)
+    clock.advance(SECOND)
+    storage.promote(10)
+    storage.apply([Change(job_id, Cause.DELETE) for job_id in ("c", "d", "e", "f", "late", "b")])
+    storage.exchange(BY, [Change("d", Cause.REQUEUE), Change("d", Cause.DELETE)])
+    clock.advance(2_000 * DAY)
+    while storage.prune(3):
+        pass
+    storage.unpublished(10, 1)
+    storage.rescue(10)
+    assert storage.counts().by_queue == {}
+    assert keys(client, namespace) == [f"later:{{{namespace}}}".encode()], "but for the version of the layout"
+
+
+def test_a_garbage_job_is_named(storage: RedisStorage, client: "redis.Redis", namespace: str) -> None:
+    storage.insert([new("good")])
+    client.set(f"later:{{{namespace}}}:j:string", "garbage")
+    client.hset(f"later:{{{namespace}}}:j:hash", "m", "garbage")
+    for job_id in ("string", "hash"):
+        with pytest.raises(Corrupt, match="later"):
+            storage.apply([Change(job_id, Cause.DELETE)])
+        with pytest.raises(Corrupt):
+            storage.get([job_id])
+    assert storage.apply([Change("good", Cause.DELETE)])[0].verdict is Verdict.APPLIED
+
+
+@pytest.mark.parametrize("name", ["n", "at:e", "ready:q", "publish"])
+def test_a_garbage_index_fails_before_anything_is_written(
+    storage: RedisStorage, client: "redis.Redis", namespace: str, name: str
+) -> None:
+    client.set(f"later:{{{namespace}}}:{name}", "garbage")
+    before = keys(client, namespace)
+    with pytest.raises(Corrupt):
+        storage.insert([new("job")])
+    assert keys(client, namespace) == before
+    client.delete(f"later:{{{namespace}}}:{name}")
+    assert storage.insert([new("job")])[0].state is State.ENQUEUED
+
+
+def test_a_job_whose_hash_is_gone_does_not_block_its_queue(
+    storage: RedisStorage, client: "redis.Redis", namespace: str
+) -> None:
+    storage.insert([new("gone"), new("there")])
+    client.delete(f"later:{{{namespace}}}:j:gone")
+    got = [storage.exchange(BY, queues=["q"], limit=1).next for _ in range(2)]
+    assert [claim.id for claims in got for claim in claims] == ["there"]
+
+
+@pytest.mark.parametrize(("cause", "released"), [(Cause.SUCCEED, "even"), (Cause.FAIL, "odd")])
+def test_more_children_than_one_step_moves(storage: RedisStorage, cause: Cause, released: str) -> None:
+    ons = {"even": On.SUCCEEDED, "odd": On.FAILED}
+    children = [(f"{kind}-{n}", kind) for n in range(MANY // 2) for kind in ons]
+    storage.insert([new("parent"), *(new(job_id, "parent", ons[kind]) for job_id, kind in children)])
+    assert end(storage, "parent", cause) == [job_id for job_id, kind in children if kind == released]
+    counts = storage.counts().by_queue["q"]
+    assert counts[State.ENQUEUED] == MANY // 2
+    assert counts[State.DELETED if cause is Cause.SUCCEED else State.AWAITING] == MANY // 2
+
+
+def test_a_chain_longer_than_one_step(storage: RedisStorage) -> None:
+    storage.insert([new("job-0"), *(new(f"job-{n}", f"job-{n - 1}") for n in range(1, MANY))])
+    storage.insert([new("end", f"job-{MANY - 1}", On.DELETED)])
+    [applied] = storage.apply([Change("job-0", Cause.DELETE)])
+    assert [released.id for released in applied.enqueued] == ["end"]
+    assert storage.counts().by_queue["q"] == {State.DELETED: MANY, State.ENQUEUED: 1}
+
+
+@pytest.mark.parametrize("way", ["upkeep", "repeat", "next change"])
+def test_a_cascade_whose_caller_died_is_finished(storage: RedisStorage, way: str) -> None:
+    storage.insert([new("parent"), *(new(f"child-{n}", "parent") for n in range(MANY))])
+    [claim] = storage.exchange(BY, queues=["q"], limit=1).next
+    head = f"{Cause.SUCCEED} {claim.epoch} 0 "
+    storage._call(scripts.EXCHANGE, [BY.server, BY.worker, 0, 1, 0, "parent", BY.server, head, "", b"", b""])
+    waiting = storage.counts().by_queue["q"][State.AWAITING]
+    assert 0 < waiting < MANY
+    [details] = storage.get(["parent"])
+    assert details is not None
+    assert details.job.state is State.SUCCEEDED
+    match way:
+        case "upkeep":
+            released = storage.promote(1).enqueued
+        case "repeat":
+            [applied] = storage.apply([Change("parent", Cause.SUCCEED, epoch=claim.epoch, server=BY.server)])
+            assert applied.verdict is Verdict.REPEATED
+            released = applied.enqueued
+        case _:
+            [applied] = storage.apply([Change("parent", Cause.REQUEUE)])
+            assert applied.state is State.ENQUEUED
+            released = applied.enqueued[:-1]
+    assert [child.id for child in released] == [f"child-{n}" for n in range(MANY - waiting, MANY)]
+    assert State.AWAITING not in storage.counts().by_queue["q"]
+    assert storage.promote(1).enqueued == ()
+
+
+def test_listing_reads_on_until_enough_match(storage: RedisStorage, clock: VirtualClock) -> None:
+    for _ in range(3):
+        storage.insert([NewJob(f"{clock()}-{n}", "common", "q", b"") for n in range(900)])
+        storage.insert([NewJob(f"{clock()}-rare", "rare", "q", b"")])
+        clock.advance(1)
+    query = JobQuery(types=frozenset({"rare"}), limit=2)
+    first = storage.find(query)
+    second = storage.find(JobQuery(types=frozenset({"rare"}), limit=2, after=first.next))
+    assert (len(first.jobs), len(second.jobs), second.next) == (2, 1, None)
+
+
+def test_a_storage_crosses_a_fork(storage: RedisStorage) -> None:
+    """The child opens connections of its own; the parent's go on working."""
+    storage.insert([new("before")])
+    assert storage.wait(["q"], 5)
+    child = os.fork()
+    if child == 0:
+        try:
+            storage.insert([new("in-child")])
+            os._exit(0 if storage.wait(["q"], 5) else 1)
+        except BaseException:
+            os._exit(2)
+    storage.insert([new("in-parent")])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert storage.counts().by_queue == {"q": {State.ENQUEUED: 3}}

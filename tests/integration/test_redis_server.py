@@ -1,0 +1,299 @@
+"""Redis as it fails: logins, settings, restarts, lost connections, and servers that are none."""
+
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+
+import pytest
+import redis
+
+from later.backends.redis import Redis
+from later.backends.redis.connection import Connection
+from later.backends.redis.target import parse
+from later.core.errors import (
+    ConfigError,
+    SchemaMismatch,
+    StorageFull,
+    StorageReadOnly,
+    Unavailable,
+    Unsupported,
+)
+from later.core.lifecycle import Cause, Change
+from later.core.ports import Storage, StorageOptions
+from later.core.records import SECOND, Claimant, NewJob, ServerInfo, State, Verdict
+from tests.support.servers import RedisServer, free_port
+from tests.support.waiting import until
+
+BY = Claimant("server", "worker")
+PASSWORD = "p@ss#w%rd/:?é"
+ENCODED = "p%40ss%23w%25rd%2F%3A%3F%C3%A9"
+
+Start = Callable[..., RedisServer]
+Value = TypeVar("Value")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[RedisServer] = []
+
+    def begin(*options: str, password: str | None = None) -> RedisServer:
+        folder = tmp_path / f"redis-{len(servers)}"
+        folder.mkdir()
+        servers.append(RedisServer(folder, *options))
+        return servers[-1].start(password)
+
+    yield begin
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(start: Start) -> RedisServer:
+    return start()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=server.port) as client:
+        yield client
+
+
+@pytest.fixture
+def storage(server: RedisServer) -> Iterator[Storage]:
+    storage = opened(server.url)
+    storage.migrate()
+    storage.register(ServerInfo(BY.server, None, "host", 1, None), 3_600 * SECOND)
+    yield storage
+    storage.close()
+
+
+def opened(url: str, namespace: str = "app") -> Storage:
+    return Redis(url).open_storage(StorageOptions(namespace))
+
+
+def until_available(call: Callable[[], Value]) -> Value:
+    """Repeat a call for as long as the server cannot be reached."""
+
+    def attempt() -> tuple[Value] | None:
+        try:
+            return (call(),)
+        except Unavailable:
+            return None
+
+    return until(attempt)[0]  # type: ignore[index]  # not None, or `until` would have gone on
+
+
+def new(job_id: str = "job") -> NewJob:
+    return NewJob(job_id, "type", "q", b"{}")
+
+
+def state(storage: Storage, job_id: str = "job") -> State | None:
+    [details] = storage.get([job_id])
+    return None if details is None else details.job.state
+
+
+@pytest.mark.parametrize("login", [f":{ENCODED}", f":{PASSWORD}", f"default:{ENCODED}"])
+def test_a_password_may_hold_any_character(start: Start, login: str) -> None:
+    server = start("--requirepass", PASSWORD, password=PASSWORD)
+    storage = opened(f"redis://{login}@127.0.0.1:{server.port}")
+    storage.migrate()
+    storage.insert([new()])
+    assert state(storage) is State.ENQUEUED
+    storage.close()
+
+
+@pytest.mark.parametrize("login", ["", ":wrong-secret@", "nobody:wrong-secret@"])
+def test_a_refused_login_is_told_without_the_password(start: Start, login: str) -> None:
+    server = start("--requirepass", "secret", password="secret")
+    storage = opened(f"redis://{login}127.0.0.1:{server.port}")
+    with pytest.raises(ConfigError, match="refused the login") as caught:
+        storage.migrate()
+    assert "secret" not in str(caught.value)
+    assert f"127.0.0.1:{server.port}" in str(caught.value)
+
+
+def test_an_ipv6_address(start: Start) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    server = start("--bind", "127.0.0.1", "::1")
+    storage = opened(f"redis://[::1]:{server.port}/1")
+    storage.migrate()
+    assert storage.insert([new()])[0].state is State.ENQUEUED
+    storage.close()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_server_that_evicts_is_refused(start: Start, policy: str) -> None:
+    storage = opened(start("--maxmemory-policy", policy).url)
+    with pytest.raises(ConfigError, match=f"{policy}.*noeviction"):
+        storage.migrate()
+    storage.close()
+
+
+def test_a_server_without_aof_is_warned_about(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    for option, warnings in (("yes", 0), ("no", 1)):
+        caplog.clear()
+        storage = opened(start("--appendonly", option).url)
+        with caplog.at_level(logging.WARNING):
+            storage.migrate()
+        assert sum("without AOF" in text for text in caplog.messages) == warnings
+        storage.close()
+
+
+def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(parse("redis://example"), 1)
+    monkeypatch.setattr(connection, "_info", lambda key: {"redis_version": "6.0.16"})
+    with pytest.raises(Unsupported, match=r"6\.0\.16.*6\.2"):
+        connection.check_server("key")
+
+
+def test_a_newer_layout_is_refused(storage: Storage, client: "redis.Redis") -> None:
+    client.set("later:{app}", 99)
+    with pytest.raises(SchemaMismatch, match="newer version"):
+        storage.migrate()
+
+
+def test_a_missing_database(server: RedisServer) -> None:
+    with pytest.raises(ConfigError, match="database"):
+        opened(f"{server.url}99").migrate()
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
+        opened(f"redis://:secret@127.0.0.1:{free_port()}").migrate()
+
+
+def test_something_else_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    with listening.accept()[0] as peer:
+                        peer.recv(1000)
+                        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConfigError, match="does not speak") as caught:
+            opened(f"redis://:secret@127.0.0.1:{listening.getsockname()[1]}").migrate()
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        assert "secret" not in str(caught.value)
+
+
+def test_tls_to_a_plain_port(server: RedisServer) -> None:
+    backend = Redis(f"rediss://127.0.0.1:{server.port}", timeout=timedelta(seconds=0.5))
+    with pytest.raises((ConfigError, Unavailable)):
+        backend.open_storage(StorageOptions("app")).migrate()
+
+
+def test_memory_runs_out(storage: Storage, client: "redis.Redis") -> None:
+    client.config_set("maxmemory", "1mb")
+    with pytest.raises(StorageFull, match="maxmemory"):
+        storage.insert([new()])
+    client.config_set("maxmemory", "0")
+    assert state(storage) is None, "nothing was stored"
+    assert storage.insert([new()])[0].state is State.ENQUEUED
+
+
+def test_a_replica_is_not_written(start: Start, server: RedisServer) -> None:
+    replica = opened(start("--replicaof", f"127.0.0.1 {server.port}").url)
+    with pytest.raises((StorageReadOnly, Unavailable)):
+        replica.migrate()
+    replica.close()
+
+
+def test_scripts_are_sent_again_when_the_server_forgot_them(storage: Storage, client: "redis.Redis") -> None:
+    storage.insert([new("a")])
+    client.script_flush()
+    storage.insert([new("b")])
+    assert [claim.id for claim in storage.exchange(BY, queues=["q"], limit=2).next] == ["a", "b"]
+
+
+def test_calls_survive_killed_connections(storage: Storage, client: "redis.Redis") -> None:
+    """Each call finds its connection closed, or loses it on the way, and is sent again."""
+    for n in range(100):
+        client.client_kill_filter(_type="normal", skipme=True)
+        storage.insert([new(f"job-{n}")])
+    assert storage.counts().by_queue == {"q": {State.ENQUEUED: 100}}
+
+
+def test_calls_are_safe_to_repeat_while_connections_are_killed(storage: Storage, server: RedisServer) -> None:
+    """Somebody kills connections all the time: no job is lost or made twice."""
+    over: list[bool] = []
+
+    def kill() -> None:
+        with redis.Redis(port=server.port) as killer:
+            while not over:
+                killer.client_kill_filter(_type="normal", skipme=True)
+
+    thread = Thread(target=kill)
+    thread.start()
+    try:
+        for n in range(100):
+            until_available(partial(storage.insert, [new(f"job-{n}")]))
+            until_available(partial(storage.apply, [Change(f"job-{n}", Cause.DELETE)]))
+    finally:
+        over.append(True)
+        thread.join()
+    assert storage.counts().by_queue == {"q": {State.DELETED: 100}}
+    details = storage.get([f"job-{n}" for n in range(100)])
+    assert {len(job.history) for job in details if job} == {2}
+
+
+def test_a_killed_server_comes_back_with_its_jobs(storage: Storage, server: RedisServer) -> None:
+    storage.insert([new(f"job-{n}") for n in range(50)])
+    [claim] = storage.exchange(BY, queues=["q"], limit=1).next
+    server.kill()
+    with pytest.raises(Unavailable):
+        storage.counts()
+    server.start()
+    done = Change(claim.id, Cause.SUCCEED, epoch=claim.epoch, server=BY.server)
+    assert storage.apply([done])[0].verdict is Verdict.APPLIED
+    assert storage.counts().by_queue == {"q": {State.ENQUEUED: 49, State.SUCCEEDED: 1}}
+
+
+def test_who_waits_hears_of_jobs_after_a_restart(storage: Storage, server: RedisServer) -> None:
+    assert not storage.wait(["q"], 0.01)
+    server.kill()
+    server.start()
+    answers: list[bool] = []
+
+    def wait() -> None:
+        answers.append(storage.wait(["q"], 20))
+
+    thread = Thread(target=wait)
+    thread.start()
+    storage.insert([new()])
+    thread.join(20)
+    assert answers == [True]
+
+
+def test_a_frozen_server_is_given_up_in_time(server: RedisServer) -> None:
+    storage = Redis(server.url, timeout=timedelta(seconds=0.2)).open_storage(StorageOptions("app"))
+    storage.migrate()
+    server.freeze()
+    with pytest.raises(Unavailable, match="in time"):
+        storage.counts()
+    server.thaw()
+    assert until_available(storage.counts).by_queue == {}
+    storage.close()
+
+
+def test_a_user_who_may_not_run_scripts(server: RedisServer, client: "redis.Redis") -> None:
+    client.acl_setuser("reader", enabled=True, passwords=["+secret"], keys=["*"], categories=["+@read", "+@connection"])
+    storage = opened(f"redis://reader:secret@127.0.0.1:{server.port}")
+    with pytest.raises(ConfigError, match="permission") as caught:
+        storage.insert([new()])
+    assert "secret" not in str(caught.value)
+    storage.close()
