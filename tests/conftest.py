@@ -1,12 +1,17 @@
 """Fixtures for all tests."""
 
 from tests.support.postgres import postgres_prefix, postgres_server, postgres_url
+from tests.support.rabbitmq import rabbitmq_prefix, rabbitmq_process, rabbitmq_server, rabbitmq_url
 from tests.support.servers import redis_prefix, redis_server, redis_url
 
 __all__ = [
     "postgres_prefix",
     "postgres_server",
     "postgres_url",
+    "rabbitmq_prefix",
+    "rabbitmq_process",
+    "rabbitmq_server",
+    "rabbitmq_url",
     "redis_prefix",
     "redis_server",
     "redis_url",

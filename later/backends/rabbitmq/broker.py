@@ -1,0 +1,121 @@
+"""The Broker port on RabbitMQ."""
+
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from typing_extensions import override
+
+from later.backends.rabbitmq.consuming import Consuming, Receipt
+from later.backends.rabbitmq.health import BrokerHealth, HealthLog, Trouble
+from later.backends.rabbitmq.link import Link
+from later.backends.rabbitmq.publishing import Publishing
+from later.backends.rabbitmq.session import Setup
+from later.backends.rabbitmq.target import Target
+from later.core.ports import Broker, BrokerCapabilities, Delivery
+from later.core.records import Ref
+
+
+class _Links:
+    """The connections of one process."""
+
+    def __init__(self, target: Target, tls: ssl.SSLContext | None, namespace: str, *, quorum: bool) -> None:
+        self.health = HealthLog()
+        setup = Setup(target, tls, namespace, quorum, self.health)
+        self.publish = Link(lambda changed: Publishing(setup, changed))
+        self.receive = Link(lambda changed: Consuming(setup, changed))
+        self.wakes = 0
+        """Guarded by the condition of `receive`."""
+
+
+class RabbitBroker(Broker):
+    """Opened lazily, in each process: after a fork the parent's connections are left alone."""
+
+    def __init__(self, target: Target, tls: ssl.SSLContext | None, namespace: str, *, quorum: bool) -> None:
+        self.capabilities = BrokerCapabilities(durable=True, shared=True, priority=not quorum)
+        self._make: Callable[[], _Links] = partial(_Links, target, tls, namespace, quorum=quorum)
+        self._by_pid: dict[int, _Links] = {}
+
+    @override
+    def declare(self, queues: Sequence[str]) -> None:
+        if queues:
+            self._receiving().declare(queues)
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        if refs:
+            session = self._links().publish.session()
+            assert session is not None
+            session.publish(refs)
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        if not queues or limit < 1:
+            return []
+        links = self._links()
+        wakes = links.wakes
+        session = links.receive.session(lambda: links.wakes != wakes)
+        return [] if session is None else session.receive(queues, limit, wait, lambda: links.wakes != wakes)
+
+    @override
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        for session, numbers in self._by_session(deliveries).items():
+            session.ack(numbers)
+
+    @override
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        for session, numbers in self._by_session(deliveries).items():
+            session.release(numbers)
+
+    @override
+    def wake(self) -> None:
+        links = self._links()
+        with links.receive.changed:
+            links.wakes += 1
+            links.receive.changed.notify_all()
+
+    @override
+    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+        return self._receiving().depth(queues) if queues else {}
+
+    @override
+    def close(self) -> None:
+        links = self._links()
+        links.publish.close()
+        links.receive.close()
+
+    def health(self) -> BrokerHealth:
+        """How the connections of this process are doing. Opens none."""
+        links = self._links()
+        publishing = links.publish.peek()
+        return BrokerHealth(
+            publishing=publishing is not None,
+            receiving=links.receive.peek() is not None,
+            blocked=publishing is not None and publishing.blocked,
+            last_error=links.health.last_error,
+            troubles=links.health.counts(),
+        )
+
+    def _links(self) -> _Links:
+        pid = os.getpid()
+        links = self._by_pid.get(pid)
+        # setdefault() is atomic. What the parent made stays referenced: nothing closes its sockets from here.
+        return links if links is not None else self._by_pid.setdefault(pid, self._make())
+
+    def _receiving(self) -> Consuming:
+        session = self._links().receive.session()
+        assert session is not None
+        return session
+
+    def _by_session(self, deliveries: Sequence[Delivery]) -> dict[Consuming, list[int]]:
+        """The numbers of those that can still be answered."""
+        current = self._links().receive.peek()
+        answerable: dict[Consuming, list[int]] = {}
+        for delivery in deliveries:
+            receipt = delivery.tag
+            if isinstance(receipt, Receipt) and receipt.session is current:
+                answerable.setdefault(receipt.session, []).append(receipt.number)
+            else:
+                self._links().health.note(Trouble.STALE)
+        return answerable

@@ -1,0 +1,130 @@
+"""What an error of RabbitMQ or of the connection means for the caller."""
+
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pika import exceptions
+
+from later.backends.rabbitmq.target import Target
+from later.core.errors import BackendError, Unavailable
+
+_CODE: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\)")
+"""The server's reason, in what pika makes of it."""
+
+
+class AccessRefused(BackendError):
+    """RabbitMQ does not let this user in, or not do what was asked."""
+
+
+class QueueMismatch(BackendError):
+    """A queue exists with other arguments than this program declares it with."""
+
+
+def again(error: BackendError) -> BackendError:
+    """An equal error to raise: one instance raised in several threads would mix up their tracebacks."""
+    return type(error)(str(error))
+
+
+def translate(error: BaseException | None, target: Target) -> BackendError:
+    """The error to raise instead of one of the driver. Names the host, never the password."""
+    place = f"RabbitMQ at {target.place}"
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, BackendError):
+            return again(cause)
+        found = _refused(cause, target, place) or _connection(cause, target, place) or _of_broker(cause, place)
+        if found is not None:
+            return found
+    last = causes[-1] if causes else None
+    return Unavailable(f"{place} cannot be reached, or the connection was lost{_reason(last)}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what the driver wrapped in it, outermost first."""
+    while error is not None:
+        yield error
+        wrapped: Sequence[object] = getattr(error, "exceptions", None) or (
+            getattr(error, "exception", None),
+            *error.args,
+        )
+        inner = [item for item in wrapped if isinstance(item, BaseException)]
+        error = inner[-1] if inner else None
+
+
+def _refused(error: BaseException, target: Target, place: str) -> BackendError | None:
+    """The login failed. pika takes every end at that point for a refusal, also a connection that was cut."""
+    if not isinstance(error, (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)):
+        return None
+    code = _CODE.search(str(error))
+    match code[1] if code is not None else None:
+        case "403":
+            return AccessRefused(
+                f"{place} refused the user name or the password (the user guest may log in only from the server's own "
+                "machine): check the login in the URL"
+            )
+        case "530":
+            return AccessRefused(
+                f"{place} did not open the virtual host {target.vhost}: it does not exist, or the user may not use it "
+                "(rabbitmqctl add_vhost, rabbitmqctl set_permissions)"
+            )
+        case _:
+            return Unavailable(f"{place} ended the connection during the login")
+
+
+def _connection(error: BaseException, target: Target, place: str) -> BackendError | None:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return BackendError(
+                f"{place} has a certificate that is not trusted ({error.verify_message}): connect by the name that the "
+                "certificate holds, and name the authority's file with ?ca=FILE in the URL"
+            )
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError():
+            return Unavailable(f"{place} ended the connection during the TLS handshake: is it a port for amqp://?")
+        case ssl.SSLError():
+            return BackendError(
+                f"{place} does not speak TLS ({error.reason or 'the handshake failed'}): is it a port for amqp://? "
+                "RabbitMQ's own port for amqps:// is 5671"
+            )
+        case exceptions.IncompatibleProtocolError():
+            advice = "?" if target.tls else ", or is it a port for amqps://?"
+            return Unavailable(f"{place} ended the connection before it said a word of AMQP: is it starting{advice}")
+        case socket.gaierror():
+            return Unavailable(f"the host of {place} is not known ({error.strerror}): check the URL")
+        case ConnectionRefusedError():
+            return Unavailable(f"{place} refuses connections: is it running?")
+        case exceptions.ConnectionBlockedTimeout():
+            return Unavailable(f"{place} has been short of memory or disk for long: see rabbitmq-diagnostics alarms")
+        case exceptions.AMQPHeartbeatTimeout():
+            return Unavailable(f"{place} has fallen silent: the connection is given up")
+        case _:
+            return None
+
+
+def _of_broker(error: BaseException, place: str) -> BackendError | None:
+    """What the server said when it closed a channel or the connection."""
+    if not isinstance(error, (exceptions.ChannelClosed, exceptions.ConnectionClosed)):
+        return None
+    match error.reply_code:
+        case 403:
+            return AccessRefused(
+                f"{place} does not let this user do what is needed: {error.reply_text} (the user needs to configure, "
+                "write and read the queues of this app: rabbitmqctl set_permissions)"
+            )
+        case 405:
+            return AccessRefused(f"{place} has a queue that belongs to another connection: {error.reply_text}")
+        case 406 if "inequivalent arg" in error.reply_text:
+            return QueueMismatch(
+                f"{place} has a queue that was declared otherwise: {error.reply_text}. Set quorum=... as it was "
+                "before, or delete the queue (rabbitmqctl delete_queue): no job is lost by that, the storage has all"
+            )
+        case _:
+            return Unavailable(f"{place} closed the connection: {error.reply_code} {error.reply_text}")
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, OSError):
+        return f" ({error.strerror or error})"
+    return f" ({type(error).__name__})" if error is not None else ""

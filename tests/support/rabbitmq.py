@@ -1,0 +1,262 @@
+"""A private RabbitMQ for tests, as `tests.support.servers` has them: one for each pytest process.
+
+LATER_TEST_AMQP names a server that runs already, for the tests that do not disturb it.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pika
+import pytest
+
+from later.backends.rabbitmq.session import Session
+from later.core.ports import Broker, BrokerOptions
+from tests.support.servers import free_port, program
+
+_PATIENCE: Final = 45.0
+"""Seconds for the server to accept connections after its start. It takes 3 on an idle machine."""
+
+_DEBIAN: Final = Path("/usr/lib/rabbitmq/bin")
+"""Where the programs are that do not insist on being root."""
+
+_CONFIG: Final = """
+loopback_users = none
+disk_free_limit.absolute = 1MB
+log.file.level = warning
+listeners.tcp.default = 127.0.0.1:{port}
+listeners.ssl.default = 127.0.0.1:{tls_port}
+ssl_options.cacertfile = {folder}/ca.pem
+ssl_options.certfile = {folder}/server.pem
+ssl_options.keyfile = {folder}/server.key
+"""
+
+
+class RabbitServer:
+    """One RabbitMQ node at a time, always with the same folder and ports, and an Erlang port mapper of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        found = program("rabbitmq-server", "rabbitmq-server", "LATER_TEST_AMQP")
+        self._program = _DEBIAN / "rabbitmq-server" if (_DEBIAN / "rabbitmq-server").exists() else found
+        self._control = self._program.with_name("rabbitmqctl")
+        self._folder = folder
+        self._user = "rabbitmq" if os.geteuid() == 0 else None
+        self.port = free_port()
+        self.tls_port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}"
+        self.ca = folder / "ca.pem"
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = self._prepare(free_port(), free_port())
+
+    def _prepare(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
+        folder = self._folder
+        (folder / "rabbitmq.conf").write_text(_CONFIG.format(folder=folder, port=self.port, tls_port=self.tls_port))
+        (folder / "plugins").write_text("[].")
+        _make_certificates(folder)
+        if self._user is not None:
+            user = pwd.getpwnam(self._user)
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"later{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            # Fewer schedulers start faster, and spin less beside the tests.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> "RabbitServer":
+        """Returns when it answers; nothing when it runs."""
+        if self.running:
+            return self
+        if self._epmd is None:
+            # Ours, so that the node does not start one that outlives it.
+            self._epmd = self._spawn(["epmd", "-port", self._environment["ERL_EPMD_PORT"]])
+            _wait(lambda: _listening(int(self._environment["ERL_EPMD_PORT"])), self._epmd, self._log)
+        (self._folder / "pid").unlink(missing_ok=True)
+        self._process = self._spawn([str(self._program)])
+        _wait(self._answers, self._process, self._log)
+        return self
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "output.log"
+
+    def _answers(self) -> bool:
+        if not _listening(self.port):
+            return False
+        try:
+            pika.BlockingConnection(pika.URLParameters(self.url)).close()
+        except (pika.exceptions.AMQPError, OSError):
+            return False
+        return True
+
+    def _spawn(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                user=self._user,
+                group=self._user,
+                extra_groups=[] if self._user else None,
+            )
+
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl, which takes a second or two."""
+        return subprocess.run(
+            [self._control, *arguments],
+            cwd=self._folder,
+            env=self._environment,
+            user=self._user,
+            group=self._user,
+            extra_groups=[] if self._user else None,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_PATIENCE,
+        ).stdout
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the Erlang machine itself, not to the script that started it."""
+        os.kill(int((self._folder / "pid").read_text()), number)
+
+    def kill(self) -> None:
+        """As `kill -9`."""
+        assert self._process is not None
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+
+    def stop(self) -> None:
+        """Politely."""
+        if self.running:
+            assert self._process is not None
+            self.signal(signal.SIGTERM)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def wipe(self) -> None:
+        """Forget everything; only while it does not run."""
+        assert not self.running
+        shutil.rmtree(self._folder / "mnesia")
+
+    def end(self) -> None:
+        if self.running:
+            self.kill()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+
+
+def _make_certificates(folder: Path) -> None:
+    """An authority, and a certificate of it for localhost."""
+    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for command in (
+        ["req", "-x509", *elliptic, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests of later"],
+        ["req", *elliptic[:-2], "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30"],
+    ):
+        signed = ["-extfile", "names", "-out", "server.pem"] if command[0] == "x509" else []
+        subprocess.run(["openssl", *command, *signed], cwd=folder, check=True, capture_output=True)
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"RabbitMQ does not start:\n{log.read_text(errors='replace')[-3000:]}", pytrace=False)
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_process() -> Iterator[RabbitServer]:
+    # Not one of pytest's folders: every pytest that starts closes those to the user that RabbitMQ runs as.
+    folder = Path(tempfile.mkdtemp(prefix="later-rabbitmq-"))
+    server = RabbitServer(folder)
+    yield server
+    server.end()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def rabbitmq_server(rabbitmq_process: RabbitServer) -> RabbitServer:
+    """The private server of this process, which a test may stop, kill and wipe."""
+    return rabbitmq_process.start()
+
+
+@pytest.fixture
+def rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """A server for tests that disturb nobody: for namespaces of their own."""
+    given = os.environ.get("LATER_TEST_AMQP", "")
+    if given:
+        return given
+    server: RabbitServer = request.getfixturevalue("rabbitmq_server")
+    return server.url
+
+
+@pytest.fixture
+def rabbitmq_prefix(rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The beginning of namespaces that only this test uses; the queues that it declares are deleted after it."""
+    declared: set[str] = set()
+    arguments = Session._arguments
+
+    def remember(session: Session, name: str) -> dict[str, object]:
+        declared.add(name)
+        return arguments(session, name)
+
+    monkeypatch.setattr(Session, "_arguments", remember)
+    yield f"test-{uuid.uuid4().hex[:12]}-"
+    try:
+        connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
+    except pika.exceptions.AMQPError:
+        return  # the test stopped the server, and whoever starts it may find the queues
+    channel = connection.channel()
+    for name in declared:
+        channel.queue_delete(name)
+    connection.close()
+
+
+@dataclass(frozen=True)
+class ApartBrokers:
+    """Opens brokers whose namespaces nobody else has."""
+
+    open_broker: Callable[[BrokerOptions], Broker]
+    prefix: str
+
+    def __call__(self, options: BrokerOptions) -> Broker:
+        return self.open_broker(replace(options, namespace=self.prefix + options.namespace))
