@@ -61,7 +61,7 @@ help: ## List the targets
 	@echo
 	@echo '  PYTHON=python3.12 make setup    choose the interpreter'
 	@echo '  make test ARGS="-k retry -x"    pass arguments to pytest'
-	@echo '  make demo BACKEND=sqlite        choose the backend of the demo'
+	@echo '  make demo BACKEND=redis         the demo on redis, postgres, rabbitmq+redis or rabbitmq+postgres'
 
 setup: $(STAMP) ## Create .venv with the locked dependencies and this project; does nothing when up to date
 

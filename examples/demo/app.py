@@ -115,7 +115,8 @@ jobs = (
             mail_port=int(os.environ.get("DEMO_MAIL_PORT", "8025")),
         ),
         "later-demo",
-        storage=SQLite(data / "jobs.sqlite3"),
+        os.environ.get("DEMO_BROKER") or None,  # no broker: workers ask the storage
+        storage=os.environ.get("DEMO_STORAGE") or SQLite(data / "jobs.sqlite3"),
     )
     .with_create_account_handler(create_account)
     .with_send_welcome_handler(send_welcome)

@@ -1,7 +1,10 @@
-"""The demo: real jobs that run, fail, are retried and continue, on SQLite, with a real mail server.
+"""The demo: real jobs that run, fail, are retried and continue, with a real mail server.
 
     python run.py           enqueue two jobs for each person of people.csv, watch two worker processes do them
     python run.py --kill    the same, but in the middle of the work every worker process is killed (kill -9)
+
+The variable BACKEND says what keeps the jobs: sqlite (unless it says something else), redis, postgres, rabbitmq+redis,
+rabbitmq+postgres. Servers are started for the demo alone, on free ports, and end with it.
 
 Ends with status 0 only if every mail arrived that should have, and no other.
 """
@@ -23,6 +26,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
+from servers import BACKENDS, servers
 
 HERE = Path(__file__).resolve().parent
 LATER = Path(sysconfig.get_path("scripts")) / "later"
@@ -36,15 +40,19 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=HERE / ".data", help="where databases and logs go")
     options = parser.parse_args()
     backend = os.environ.get("BACKEND") or "sqlite"
-    if backend != "sqlite":
-        print(f"BACKEND={backend} is not there yet: this demo runs on sqlite", file=sys.stderr)
+    if backend not in BACKENDS:
+        print(f"BACKEND={backend} is unknown here: choose one of {', '.join(BACKENDS)}", file=sys.stderr)
         return 2
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    with fresh_directory(options.data) as data, mail_server(data / "journal.jsonl") as port:
-        os.environ |= {"DEMO_DATA": str(data), "DEMO_MAIL_PORT": str(port)}
+    with (
+        fresh_directory(options.data) as data,
+        servers(console, backend) as urls,
+        mail_server(data / "journal.jsonl") as port,
+    ):
+        os.environ |= {"DEMO_DATA": str(data), "DEMO_MAIL_PORT": str(port), **urls}
         console.print(f"Mail server on 127.0.0.1:{port}; it greylists example.org.")
         status = run(console, data, kill=options.kill)
-    if options.data == HERE / ".data":
+    if options.data == HERE / ".data" and not urls:
         console.print("To look around: .venv/bin/later --app examples/demo/app.py jobs list")
     return status
 

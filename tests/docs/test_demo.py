@@ -21,8 +21,9 @@ def demo(data: Path, *options: str, backend: str | None = None) -> subprocess.Co
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("options", [(), ("--kill",)], ids=["plain", "kill"])
-def test_every_mail_arrives(tmp_path: Path, options: tuple[str, ...]) -> None:
-    done = demo(tmp_path, *options)
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres", "rabbitmq+redis", "rabbitmq+postgres"])
+def test_every_mail_arrives(tmp_path: Path, backend: str, options: tuple[str, ...]) -> None:
+    done = demo(tmp_path, *options, backend=backend)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Every mail arrived", done.stdout)
     assert done.stdout.count("Refused line") == 3
