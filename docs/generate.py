@@ -22,6 +22,9 @@ import click
 
 import later as package
 from later.backends.memory import Memory
+from later.backends.postgres import Postgres
+from later.backends.rabbitmq import RabbitMQ
+from later.backends.redis import Redis
 from later.backends.sqlite import SQLite
 from later.cli.main import later as command_line
 from later.core.errors import LaterError
@@ -31,7 +34,13 @@ from later.core.records import On, State
 DOCS = Path(__file__).resolve().parent
 _PART = re.compile(r"(<!-- generated: ([a-z ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-STORAGES: Final[dict[str, type]] = {"SQLite": SQLite, "Memory": Memory}
+BACKENDS: Final[dict[str, type]] = {
+    "SQLite": SQLite,
+    "Postgres": Postgres,
+    "Redis": Redis,
+    "RabbitMQ": RabbitMQ,
+    "Memory": Memory,
+}
 """Not in `later`, which imports no backend, but in the package of each."""
 
 NOT_MADE_BY_USERS: Final = {"BackgroundJobs", "JobContext"}
@@ -61,7 +70,7 @@ _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 API_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Declare": ("background_job", "job_type"),
     "Build": ("JobsBuilder", "Limits"),
-    "Storages": ("SQLite", "Memory"),
+    "Storages and brokers": ("SQLite", "Postgres", "Redis", "RabbitMQ", "Memory"),
     "Use": ("BackgroundJobs", "Verdict"),
     "Handle": ("JobContext", "RetryAfter", "Snooze", "Cancel", "Retry"),
     "Look": ("Job", "HistoryEntry", "ErrorInfo", "State", "On", "JobQuery", "Page", "Counts", "Server"),
@@ -177,7 +186,7 @@ def public_errors() -> set[str]:
 
 
 def _public(name: str) -> str:
-    value = STORAGES.get(name) or getattr(package, name)
+    value = BACKENDS.get(name) or getattr(package, name)
     tree = _tree(value)
     if isinstance(tree, ast.ClassDef):
         return "\n\n".join(_class(name, value, tree))

@@ -8,8 +8,10 @@ What a block's info string means:
     console                    lines after `$ ` (continued by `> `) are run by one bash per page, in order;
                                what stands below a command is compared with its output
     console exit="1"           the block's last command ends with that status
-    console skip="reason"      not run
+    console skip="reason"      not run; python too
     ini, json, mermaid, pycon, text, toml    only shown; `title` writes them to a file too
+
+`<!-- needs: redis postgres rabbitmq -->` on a page starts these for its blocks.
 """
 
 import re
@@ -22,6 +24,7 @@ SHOWN_ONLY = {"ini", "json", "mermaid", "text", "toml"}
 
 _FENCE = re.compile(r"^(?P<fence>```+)(?P<info>[^\n]*)\n(?P<text>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
 _OPTION = re.compile(r'(\w+)="([^"]*)"')
+_NEEDS = re.compile(r"^<!-- needs: (.+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 
 
@@ -52,6 +55,12 @@ def blocks(page: Path) -> Iterator[Block]:
         language, _, options = match["info"].strip().partition(" ")
         line = source.count("\n", 0, match.start()) + 1
         yield Block(line, language, dict(_OPTION.findall(options)), match["text"])
+
+
+def servers(page: Path) -> list[str]:
+    """What the page needs for its blocks."""
+    found = _NEEDS.search(page.read_text(encoding="utf-8"))
+    return found[1].split() if found else []
 
 
 def commands(block: Block) -> Iterator[Command]:

@@ -7,16 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown import ROOT, SHOWN_ONLY, Block, anchors, blocks, commands, links, pages
+from tests.docs.markdown import ROOT, SHOWN_ONLY, Block, anchors, blocks, commands, links, pages, servers
 from tests.docs.terminal import Comparison, Terminal
 
 PAGES = [pytest.param(page, id=str(page.relative_to(ROOT))) for page in pages()]
-MAY_BE_SKIPPED = {"installs from the network", "runs these very tests", "runs for half a minute"}
+MAY_BE_SKIPPED = {
+    "installs from the network",
+    "runs these very tests",
+    "runs for half a minute",
+    "needs Docker",
+    "an outline",
+}
+SERVERS = {"redis": "REDIS_URL", "postgres": "POSTGRES_URL", "rabbitmq": "AMQP_URL"}
+"""What a page may need, by the variable that its blocks find it in."""
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
+def test_the_page_does_what_it_shows(
+    page: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in servers(page):
+        monkeypatch.setenv(SERVERS[name], request.getfixturevalue(f"{name}_server").url)
     comparison = Comparison()
     with Terminal(tmp_path) as terminal:
         for block in blocks(page):
@@ -35,7 +47,9 @@ def test_the_page_does_what_it_shows(page: Path, tmp_path: Path) -> None:
 
 
 def run_python(block: Block, directory: Path, where: str) -> None:
-    if "part" in block.options:
+    if "skip" in block.options:
+        assert block.options["skip"] in MAY_BE_SKIPPED, where
+    elif "part" in block.options:
         whole = (directory / block.options["part"]).read_text(encoding="utf-8")
         assert block.text in whole, f"{where}: not a part of {block.options['part']}"
     elif "title" in block.options:

@@ -11,7 +11,7 @@ import click
 import pytest
 
 import later
-from docs.generate import API_GROUPS, DOCS, STORAGES, filled, public_errors
+from docs.generate import API_GROUPS, BACKENDS, DOCS, filled, public_errors
 from later import BackgroundJobs, ConfigError, LaterError, Limits, State, job_type
 from later.cli.main import later as command_line
 from later.core.codec import KIB
@@ -44,7 +44,7 @@ def test_the_generator_agrees() -> None:
 
 def test_every_public_name_is_in_the_api_page_or_an_error() -> None:
     grouped = {name for names in API_GROUPS.values() for name in names}
-    assert grouped - set(STORAGES) | public_errors() == set(later.__all__)
+    assert grouped - set(BACKENDS) | public_errors() == set(later.__all__)
     assert all(f"### {name}\n" in page("api.md") for name in grouped)
 
 

@@ -19,9 +19,8 @@ class Postgres:
     schema: where the tables are ("later" when nothing is said). It is created if the user may create it; else create it
         for that user before.
     pooler: the URL leads to a pooler that gives a server connection away after each transaction (PgBouncer in
-    transaction
-        mode, and the like). Then nothing outlives a transaction: no prepared statements, no LISTEN; jobs are found by
-        polling.
+        transaction mode, and the like). Then nothing outlives a transaction: no prepared statements, no LISTEN; jobs
+        are found by polling.
     timeout: how long a call waits for a connection, and for its answer, before it raises Unavailable.
     connections: how many one process opens at most, beside one that listens; they are opened as they are needed.
 
