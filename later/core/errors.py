@@ -4,6 +4,8 @@
     ├── ConfigError                 the program is put together wrongly; raised while it is built or started
     │   ├── InvalidName             a queue, job type, app or id outside [A-Za-z0-9_.-]{1,100}
     │   ├── InvalidOption           a number or duration outside its range
+    │   ├── InvalidSchedule         a cron expression, an interval or the times of a schedule cannot be used
+    │   │   └── UnknownZone         no time zone has this name, or not on this machine
     │   ├── UnknownScheme           no installed backend answers to the scheme of a URL
     │   └── PluginError             a backend or plugin is broken; names the distribution it came from
     ├── EnqueueError                this payload was not accepted; nothing was stored
@@ -47,6 +49,14 @@ class InvalidName(ConfigError, ValueError):
 
 class InvalidOption(ConfigError, ValueError):
     """A number or a duration is outside its range."""
+
+
+class InvalidSchedule(ConfigError, ValueError):
+    """A cron expression, an interval or the times of a schedule cannot be used; the message says what is wrong."""
+
+
+class UnknownZone(InvalidSchedule):
+    """No time zone has this name, or not on this machine."""
 
 
 class UnknownScheme(ConfigError):
