@@ -5,17 +5,20 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from later.core.engine.judge import Interrupted
 from later.core.engine.worker import Interruption, Key, RunEnded
 from later.core.lifecycle import Change
 from later.core.records import Claim
 from later.runtime.board import Board
+from later.runtime.event_loop import run_through
 from later.runtime.handling import Handling, Stop
 from later.runtime.isolate import Isolates
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.loop import Lane
+
+_Value = TypeVar("_Value")
 
 
 class Executor:
@@ -55,7 +58,7 @@ class Executor:
         if job_type is not None and (job_type.isolation == "process" or suspect):
             self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._isolates.run, claim, stop))
         elif job_type is not None and job_type.is_async:
-            self._tasks.start(key, self._on_loop(key, slot, claim, stop))
+            self._on_loop(key, slot, claim, stop)
         else:
             self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._handle, claim, stop))
 
@@ -85,13 +88,24 @@ class Executor:
         change = run(claim, stop)
         self._ended(claim, slot, change, began)
 
-    async def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:
-        began = self._began(key, slot)
-        if stop.why is None:
-            change = await self._handling.arun(claim, stop)
-        else:
-            change = self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
-        self._ended(claim, slot, change, began)
+    def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:
+        began = time.monotonic()
+
+        async def run() -> Change:
+            nonlocal began
+            began = self._began(key, slot)
+            return await self._handling.arun(claim, stop)
+
+        def ended(task: asyncio.Task[Change]) -> None:
+            if task.cancelled():  # before its first step
+                change = self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
+            elif (error := task.exception()) is not None:
+                change = self._handling.raised(claim, error)
+            else:
+                change = task.result()
+            self._ended(claim, slot, change, began)
+
+        self._tasks.start(key, run(), ended)
 
     def _began(self, key: Key, slot: int) -> float:
         if self._board is not None:
@@ -130,15 +144,16 @@ class Tasks:
         self._closing = asyncio.Event()
         self._tasks: dict[Key, asyncio.Task[Any]] = {}
 
-    def start(self, key: Key, run: Coroutine[Any, Any, None]) -> None:
+    def start(self, key: Key, run: Coroutine[Any, Any, _Value], ended: Callable[[asyncio.Task[_Value]], None]) -> None:
+        """Run the coroutine; `ended` gets its task on the loop, however it ends, also if it never took a step."""
         if self._loop is None:
             runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             self._loop = runner.get_loop()
             threading.Thread(target=self._serve, args=(runner,), name="later-loop", daemon=True).start()
-        self._loop.call_soon_threadsafe(self._loop.create_task, self._run(key, run))
+        self._loop.call_soon_threadsafe(self._start, key, run, ended)
 
     def cancel(self, key: Key) -> None:
-        """Cancel the task, if it has begun and not ended."""
+        """Cancel the task, if it has not ended."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._cancel, key)
 
@@ -150,17 +165,17 @@ class Tasks:
 
     def _serve(self, runner: asyncio.Runner) -> None:
         with runner:
-            runner.run(self._closing.wait())
+            run_through(runner, self._closing.wait())
 
-    async def _run(self, key: Key, run: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        # Here and not in `start`: a task that is cancelled before its first step never runs, and would never report.
-        self._tasks[key] = task
-        try:
-            await run
-        finally:
+    def _start(self, key: Key, run: Coroutine[Any, Any, _Value], ended: Callable[[asyncio.Task[_Value]], None]) -> None:
+        task = self._tasks[key] = asyncio.get_running_loop().create_task(run)
+
+        # Not by awaiting it: GeneratorExit, which whatever it awaits may raise, unwinds all that await in one go.
+        def done(task: asyncio.Task[_Value]) -> None:
             del self._tasks[key]
+            ended(task)
+
+        task.add_done_callback(done)
 
     def _cancel(self, key: Key) -> None:
         task = self._tasks.get(key)

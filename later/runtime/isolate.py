@@ -23,6 +23,7 @@ from later.core.engine.worker import Interruption, Key
 from later.core.errors import HandlerTimeout
 from later.core.lifecycle import Cause, Change
 from later.core.records import Claim, ErrorInfo, State
+from later.runtime.event_loop import run_through
 from later.runtime.handling import Handling, Stop
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.processes import obey_parent, spawn
@@ -177,7 +178,7 @@ def isolated_main(target: Target, connection: Connection) -> None:
     with asyncio.Runner() as runner:
 
         def run_async(handler: Coroutine[Any, Any, object]) -> object:
-            return runner.run(handler, context=copy_context())
+            return run_through(runner, handler, context=copy_context())
 
         while True:
             _send_change(connection, handling.run(claims.get(), Stop(), run_async))

@@ -62,7 +62,19 @@ async def loop(ctx: JobContext[None], payload: Work) -> int:
     return id(asyncio.get_running_loop())
 
 
+async def survive(ctx: JobContext[None], payload: Work) -> str:
+    """Go on after a task has tried to end the loop."""
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    task = asyncio.create_task(leave())
+    await asyncio.sleep(0.01)
+    return repr(task.exception())
+
+
 ANY = jobs_of(work(anything, isolation="process"))
 HURRIED = jobs_of(work(anything, isolation="process", timeout=timedelta(seconds=0.3), retry=Retry(5)))
 THREADED = jobs_of(work(anything))
 ASYNC = jobs_of(work(loop, isolation="process"))
+SURVIVING = jobs_of(work(survive, isolation="process"))

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -342,6 +343,72 @@ def test_closing_cancels_what_runs_and_ends_the_loop(bench: Callable[..., Bench]
     assert ended == ["job-1"]
 
 
+def quit_by(error: type[BaseException]) -> Callable[[], Any]:
+    async def leave() -> None:
+        raise error
+
+    return leave
+
+
+def stop_the_loop() -> Any:
+    asyncio.get_running_loop().stop()
+    return asyncio.sleep(0)
+
+
+def exit_in_a_callback() -> Any:
+    asyncio.get_running_loop().call_soon(sys.exit)
+    return asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [quit_by(SystemExit), quit_by(KeyboardInterrupt), quit_by(GeneratorExit), exit_in_a_callback, stop_the_loop],
+    ids=["SystemExit", "KeyboardInterrupt", "GeneratorExit", "a callback", "stop"],
+)
+def test_no_task_ends_the_loop_of_the_others(bench: Callable[..., Bench], leave: Callable[[], Any]) -> None:
+    begun, go_on = threading.Event(), asyncio.Event()
+
+    async def handler(ctx: Context, payload: Work) -> str:
+        match payload.n:
+            case 0:
+                begun.set()
+                await go_on.wait()
+            case 1:
+                task = asyncio.create_task(leave())
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                await asyncio.wait([task])
+            case _:
+                go_on.set()
+        return "done"
+
+    one = bench(handler)
+    one.run(0)
+    assert begun.wait(DEADLINE)
+    one.run(1)
+    assert one.next().cause is Cause.SUCCEED
+    one.run(2)
+
+    assert [one.next().cause, one.next().cause] == [Cause.SUCCEED] * 2
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_handler_that_awaits_such_a_task_has_failed_itself(
+    bench: Callable[..., Bench], error: type[BaseException]
+) -> None:
+    async def handler(ctx: Context, payload: Work) -> None:
+        if payload.n:
+            await asyncio.create_task(quit_by(error)())
+
+    one = bench(handler)
+    one.run(1)
+    failed = one.next()
+    one.run(0)
+
+    assert (failed.cause, failed.error and failed.error.type) == (Cause.RETRY, error.__name__)
+    assert one.next().cause is Cause.SUCCEED
+
+
 # --- isolated processes
 
 
@@ -466,6 +533,13 @@ def test_async_handlers_of_a_process_share_a_loop(isolates: Callable[..., Bench]
     assert first.cause is second.cause is Cause.SUCCEED
     one.run(isolated.LOOP)
     assert one.next().result in {first.result, second.result}
+
+
+def test_a_task_in_a_process_does_not_end_its_loop(isolates: Callable[..., Bench]) -> None:
+    one = isolates(isolated.SURVIVING)
+    one.run()
+
+    assert one.next().result == b'"SystemExit(3)"'
 
 
 def test_what_has_crashed_before_runs_in_a_process_of_its_own(isolates: Callable[..., Bench]) -> None:
