@@ -10,6 +10,7 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Final
 
 from later.core.engine.worker import Key
+from later.core.names import check_name
 
 _RECORD: Final = struct.Struct("<?Bq100s")
 """taken, length of the id, epoch, id: an id has at most 100 ASCII characters."""
@@ -25,7 +26,8 @@ class Board:
         self._memory = RawArray(ctypes.c_char, _RECORD.size * slots)
 
     def started(self, slot: int, key: Key) -> None:
-        name = key[0].encode("ascii")
+        """Raises InvalidName for an id that no storage should give."""
+        name = check_name("id", key[0]).encode("ascii")
         at = slot * _RECORD.size
         _RECORD.pack_into(self._memory, at, False, len(name), key[1], name)
         self._memory[at] = b"\1"  # last: a record is whole before it counts

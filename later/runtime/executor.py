@@ -84,8 +84,12 @@ class Executor:
         return self._handling.run(claim, stop, asyncio.run)
 
     def _in_thread(self, key: Key, slot: int, run: Callable[[Claim, Stop], Change], claim: Claim, stop: Stop) -> None:
-        began = self._began(key, slot)
-        change = run(claim, stop)
+        began = time.monotonic()
+        try:
+            began = self._began(key, slot)
+            change = run(claim, stop)
+        except BaseException as error:  # noqa: BLE001  one run of these threads must not be the last
+            change = self._handling.raised(claim, error)
         self._ended(claim, slot, change, began)
 
     def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:

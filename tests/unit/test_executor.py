@@ -125,6 +125,25 @@ def test_what_may_run_once_at_most_stays_on_the_board_until_it_is_settled(bench:
     assert one.next().cause is Cause.SUCCEED
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("id", ["ä", "x" * 200], ids=["not ASCII", "too long"])
+def test_a_run_that_the_board_cannot_show_fails_and_frees_its_slot(
+    bench: Callable[..., Bench], kind: str, id: str
+) -> None:
+    async def arun(ctx: Context, payload: Work) -> None:
+        pass
+
+    one = bench((lambda ctx, payload: None) if kind == "def" else arun, slots=1)
+    one.executor.run(claim_of(id=id))
+    failed = one.next()
+    one.run()
+
+    assert failed.cause is Cause.RETRY
+    assert failed.error is not None
+    assert "is not a name" in failed.error.message
+    assert one.next().cause is Cause.SUCCEED
+
+
 def test_threads_are_used_again(bench: Callable[..., Bench]) -> None:
     threads: set[int] = set()
     one = bench(lambda ctx, payload: threads.add(threading.get_ident()), slots=8)
