@@ -3,7 +3,8 @@
 Rules for all methods of both:
 - Sequences in, sequences out, in the order of the input, one verdict per item.
 - `Unavailable` means that the outcome is unknown and the same call may be repeated; every method is made for that.
-  Adapters turn every driver error into an error of `later.core.errors` at their edge.
+  Adapters turn every driver error into an error of `later.core.errors` at their edge. Any other error of `exchange`
+  makes a worker repeat the changes one by one; one that is refused while others are taken fails its job.
 - Safe to call from several threads at once. After a fork, an adapter opens new connections.
 - `later.testing` has the contract suite that says all this in tests.
 """

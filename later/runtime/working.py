@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, Final
 
 from later.core.engine import worker as engine
-from later.core.errors import BackendError
+from later.core.errors import BackendError, Corrupt
 from later.runtime.board import Board
 from later.runtime.executor import Executor
 from later.runtime.jobs import BackgroundJobs
@@ -85,9 +85,14 @@ class Working:
             )
         except BackendError as error:
             log.warning("the storage did not answer; trying again: %s", error)
-        except Exception:  # noqa: BLE001  a faulty adapter must not end the server
+            refused = isinstance(error, Corrupt)
+            kind = type(error).__name__
+        except Exception as error:  # noqa: BLE001  a faulty adapter must not end the server
             log.exception("the storage raised what it must not; trying again")
-        return engine.ListFailed() if isinstance(command, engine.ListClaims) else engine.ExchangeFailed()
+            refused, kind = True, type(error).__name__
+        if isinstance(command, engine.ListClaims):
+            return engine.ListFailed()
+        return engine.ExchangeRefused(kind) if refused else engine.ExchangeFailed()
 
     def _wait(self, queues: Sequence[str], timeout: float) -> engine.Event:
         try:

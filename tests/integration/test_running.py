@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -32,8 +32,9 @@ from later.backends.memory.broker import MemoryBroker
 from later.backends.memory.storage import MemoryStorage
 from later.backends.sqlite import SQLite
 from later.core.engine import judge, keeper, worker
+from later.core.lifecycle import Change
 from later.core.ports import BrokerOptions, Delivery, StorageOptions
-from later.core.records import Exchanged
+from later.core.records import Claimant, Exchanged
 from tests.support.jobs import Other, Work, jobs_of, other, work
 from tests.support.waiting import DEADLINE, later_threads, no_threads_left, until
 
@@ -685,6 +686,39 @@ def test_a_storage_that_comes_back_is_used_again() -> None:
         until(lambda: "later-lease" in later_threads())
         storage.down = set()
         assert jobs.result(id, DEADLINE) == "done"
+
+
+class Choosy(Memory):
+    """A memory whose storage cannot store one result, and does not say so as it should."""
+
+    def open_storage(self, options: StorageOptions) -> MemoryStorage:
+        storage = super().open_storage(options)
+        exchange = storage.exchange
+
+        def choosy(by: Claimant, changes: Sequence[Change] = (), *args: Any) -> Exchanged:
+            if any(change.result == b'"odd"' for change in changes):
+                raise ValueError("cannot store a secret")
+            return exchange(by, changes, *args)
+
+        storage.exchange = choosy  # type: ignore[method-assign, assignment]
+        return storage
+
+
+def test_a_result_that_the_storage_cannot_store_fails_its_job_and_holds_up_no_other() -> None:
+    def handler(ctx: Context, payload: Work) -> str:
+        return payload.text
+
+    jobs = jobs_of(work(handler), storage=Choosy())
+    with no_threads_left(), jobs.running(slots=2):
+        odd = jobs.enqueue(Work(text="odd"))
+        others = jobs.enqueue_many([Work(text="even")] * 20)
+        assert [jobs.result(id, DEADLINE) for id in others] == ["even"] * 20
+        failed = jobs.wait(odd, DEADLINE)
+
+    assert (failed.state, failed.attempt) == (State.FAILED, 1)
+    assert failed.error is not None
+    assert "refused to store that the run ended by 'succeed' (ValueError" in failed.error.message
+    assert "secret" not in failed.error.message
 
 
 def test_a_storage_that_is_gone_does_not_hold_the_end() -> None:

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
+from later.core.errors import InvalidName
 from later.runtime.board import Board
 
 
@@ -40,12 +41,12 @@ def test_an_id_may_have_100_characters() -> None:
     assert board.running() == [("x" * 100, 1)]
 
 
-def test_a_record_counts_only_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_that_cannot_be_shown_leaves_no_record() -> None:
     board = Board(1)
     board.started(0, ("whole", 1))
     board.ended(0)
 
-    with pytest.raises(UnicodeEncodeError):
+    with pytest.raises(InvalidName):
         board.started(0, ("half \ud800", 2))
 
     assert board.running() == []

@@ -1,7 +1,7 @@
 """The machine that claims, runs and reports: one storage call at a time, and never more jobs than it can start soon."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from later.core.engine.worker import (
     Exchange,
     ExchangeDone,
     ExchangeFailed,
+    ExchangeRefused,
     Exit,
     GiveBack,
     Interrupt,
@@ -384,6 +385,114 @@ def test_a_claim_whose_reply_was_lost_is_given_back(bench: Bench) -> None:
     [change] = bench.take(Exchange).changes
     assert (change.id, change.cause, change.epoch, change.server) == ("lost", Cause.RELEASE, 4, "s1")
     assert bench.runs() == []
+
+
+class Picky:
+    """Answers for a storage that raises on some reports, and keeps the others."""
+
+    def __init__(self, bench: Bench, refuses: Callable[[Change], bool]) -> None:
+        self.bench = bench
+        self.refuses = refuses
+        self.kept: dict[str, Change] = {}
+        self.sizes: list[int] = []
+        self.held: dict[str, Claim] = {}
+
+    def give(self, *claims: Claim) -> None:
+        self.held |= {claim.id: claim for claim in claims}
+        self.bench.answer(*claims)
+
+    def turn(self, seconds: float) -> None:
+        """Answer all that is asked within this time."""
+        ends = self.bench.now + seconds
+        while self.bench.now < ends:
+            if self.bench.has(ListClaims):
+                self.bench.take(ListClaims)
+                claims = [HeldClaim(claim.id, claim.epoch, "w", 0) for claim in self.held.values()]
+                self.bench.feed(ClaimsListed(claims))
+            elif self.bench.has(Exchange):
+                asked = self.bench.take(Exchange)
+                self.sizes.append(len(asked.changes))
+                if any(map(self.refuses, asked.changes)):
+                    self.bench.feed(ExchangeRefused("ValueError"))
+                    continue
+                for change in asked.changes:
+                    if change.epoch:
+                        self.kept[change.id] = change
+                        self.held.pop(change.id)
+                self.bench.feed(ExchangeDone(Exchanged((DONE,) * len(asked.changes), (), ())))
+            else:
+                self.bench.pass_time(0.1)
+
+
+def test_a_report_that_cannot_be_stored_fails_its_job_and_no_other() -> None:
+    bench = Bench(slots=3).lease()
+    picky = Picky(bench, lambda change: change.id == "b" and change.cause is Cause.SUCCEED)
+    picky.give(*map(claim_of, "abc"))
+    for id in "abc":
+        bench.end(claim_of(id))
+    picky.turn(20)
+
+    assert [picky.kept[id].cause for id in "abc"] == [Cause.SUCCEED, Cause.FAIL, Cause.SUCCEED]
+    failed = picky.kept["b"]
+    assert failed.error is not None
+    assert (failed.error.type, failed.epoch, failed.server) == ("ValueError", 1, "s1")
+    assert "refused to store that the run ended by 'succeed'" in failed.reason
+    assert len(failed.reason) < 250
+
+
+def test_a_report_fails_its_job_also_when_nothing_else_is_to_be_stored(bench: Bench) -> None:
+    picky = Picky(bench, lambda change: change.cause is Cause.SUCCEED)
+    picky.give(claim_of("a"))
+    bench.end(claim_of("a"))
+    bench.feed(StopAsked())
+    picky.turn(4)
+
+    assert picky.kept["a"].cause is Cause.FAIL
+    assert bench.has(Exit)
+
+
+def test_a_storage_that_refuses_everything_fails_no_job() -> None:
+    bench = Bench(slots=3).lease()
+    broken = True
+    picky = Picky(bench, lambda change: broken)
+    picky.give(*map(claim_of, "abc"))
+    for id in "abc":
+        bench.end(claim_of(id))
+    picky.turn(300)
+    assert len(picky.sizes) < 300
+    broken = False
+    picky.turn(20)
+
+    assert [picky.kept[id].cause for id in "abc"] == [Cause.SUCCEED] * 3
+
+
+def test_a_job_whose_every_report_is_refused_keeps_nobody_waiting() -> None:
+    bench = Bench(slots=2).lease()
+    picky = Picky(bench, lambda change: change.id == "b")
+    picky.give(*map(claim_of, "ab"))
+    for id in "ab":
+        bench.end(claim_of(id))
+    picky.turn(60)
+    assert picky.kept.keys() == {"a"}
+    assert len(picky.sizes) < 60
+    bench.feed(Woken(hint=True))
+    picky.give(claim_of("c"))
+    bench.end(claim_of("c"))
+    picky.turn(1)
+
+    assert picky.kept["c"].cause is Cause.SUCCEED
+
+
+def test_a_refused_report_of_a_lost_lease_is_forgotten(bench: Bench) -> None:
+    bench.answer(claim_of("a"))
+    bench.end(claim_of("a"))
+    bench.take(Exchange)
+    bench.feed(ExchangeRefused("ValueError"))
+    bench.feed(LeaseLost())
+    bench.lease("s2")
+    bench.pass_time(1.0)
+
+    assert bench.take(Exchange).changes == ()
 
 
 def test_what_it_runs_is_not_given_back(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from later.core import records
 from later.core.engine.judge import INTERRUPTED
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Delivery
-from later.core.records import Claim, Claimant, HeldClaim, Ref, Verdict
+from later.core.records import Claim, Claimant, ErrorInfo, HeldClaim, Ref, Verdict
 
 Key: TypeAlias = tuple[str, int]
 """(id, epoch): one claim."""
@@ -43,6 +43,8 @@ PAUSE: Final = 0.5
 and gives none, as when it takes the server's lease for lost and the next beat has not told so yet."""
 RETRY: Final = (0.1, 5.0)
 """First and longest pause after a failed call."""
+REFUSALS: Final = 3
+"""A report that the storage refused so often, alone, while it took others, is given up: the job fails instead."""
 FLUSH: Final = 5.0
 """At a hurried stop: how long to go on trying to report to the storage."""
 
@@ -100,6 +102,15 @@ class ExchangeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeRefused:
+    """The storage raised what is no outage: it may be unable to store one of the changes. The call may have had its
+    effect all the same."""
+
+    error: str
+    """Names the kind of error, and tells nothing of what was to be stored."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimsListed:
     claims: Sequence[HeldClaim]
 
@@ -152,6 +163,7 @@ Event: TypeAlias = (
     | Tick
     | ExchangeDone
     | ExchangeFailed
+    | ExchangeRefused
     | ClaimsListed
     | ListFailed
     | Woken
@@ -167,7 +179,7 @@ Event: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Call `Storage.exchange`; answer ExchangeDone or ExchangeFailed."""
+    """Call `Storage.exchange`; answer ExchangeDone, ExchangeFailed or ExchangeRefused."""
 
     by: Claimant
     changes: Sequence[Change]
@@ -293,11 +305,21 @@ class Stats:
 
 
 @dataclass(slots=True)
+class _Suspect:
+    """A report that was part of a refused call, and now goes alone."""
+
+    change: Change
+    backoff: _Backoff
+    refusals: int = 0
+
+
+@dataclass(slots=True)
 class _Call:
     """The storage call under way."""
 
     server: str
     changes: Sequence[Change] = ()
+    suspect: _Suspect | None = None
     deliveries: Sequence[Delivery] = ()
     limit: int = 0
 
@@ -325,6 +347,10 @@ class Worker:
     """Ended runs that still hold a slot, see `Settled`."""
     _ended: deque[Change] = field(default_factory=deque[Change])
     """Ends that the storage has not confirmed and that no call carries."""
+    _suspects: deque[_Suspect] = field(default_factory=deque[_Suspect])
+    """Ends of which the storage may be unable to store one."""
+    _answered: bool = False
+    """Something else was taken since a suspect was last refused: it is not the storage that is broken."""
     _deliveries: list[Delivery] = field(default_factory=list[Delivery])
     """Received and not yet turned into claims."""
     _call: _Call | ListClaims | None = None
@@ -372,6 +398,8 @@ class Worker:
                 self._exchange_done(result, now, out)
             case ExchangeFailed():
                 self._exchange_failed(now)
+            case ExchangeRefused(error):
+                self._exchange_refused(error, now)
             case Woken(hint):
                 self._waiting = self._empty = False
                 self._in_vain = self._in_vain + 1 if hint else 0
@@ -428,7 +456,8 @@ class Worker:
         assert isinstance(call, _Call)
         self._call = None
         self._storage_backoff.worked()
-        for applied in result.applied:
+        self._answered |= bool(result.applied or result.next or any(result.by_ref))
+        for applied in result.applied[: len(call.changes)]:
             self.stats.reported += 1
             self.stats.fenced += applied.verdict is Verdict.FENCED
             if applied.enqueued and self.settings.broker:
@@ -472,9 +501,38 @@ class Worker:
         self._deliveries[:0] = call.deliveries
         if call.server != self._server:
             return
+        if call.suspect is not None:
+            self._suspects.appendleft(call.suspect)
+            return
         self._ended.extendleft(reversed(call.changes))
-        # The storage may have given claims whose names were lost with the reply.
-        self._reconcile_at = now
+        if call.deliveries or call.limit:
+            # The storage may have given claims whose names were lost with the reply.
+            self._reconcile_at = now
+
+    def _exchange_refused(self, error: str, now: float) -> None:
+        """Find the report that the storage cannot store: each goes alone. One that is refused while others are taken is
+        replaced in the end, so that neither its slot nor anybody else waits for ever.
+        """
+        call = self._call
+        assert isinstance(call, _Call)
+        suspect = call.suspect
+        if suspect is None:
+            changes, call.changes = call.changes, ()
+            self._exchange_failed(now)
+            if call.server == self._server:
+                self._suspects += [_Suspect(change, _Backoff(self.random)) for change in changes]
+                self._answered &= not changes
+            return
+        self._call = None
+        self.stats.failed_calls += 1
+        if call.server != self._server:
+            return
+        self._answered = False
+        suspect.refusals += 1
+        suspect.backoff.failed(now)
+        if suspect.refusals == REFUSALS:
+            suspect.change = _unstorable(suspect.change, error)
+        self._suspects.append(suspect)
 
     def _claims_listed(self, claims: Sequence[HeldClaim], now: float, out: list[Command]) -> None:
         self._call = None
@@ -487,6 +545,7 @@ class Worker:
         for key in [key for key in self._running if key not in listed]:
             self._abandon(key, Interruption.LOST, out)
         self._ready = deque(item for item in self._ready if (item[0].id, item[0].epoch) in listed)
+        self._suspects = deque(item for item in self._suspects if _key(item.change) in listed)
         self._held &= listed
 
     def _lease_lost(self, out: list[Command]) -> None:
@@ -494,6 +553,7 @@ class Worker:
             self._abandon(key, Interruption.LOST, out)
         self._ready.clear()
         self._ended.clear()
+        self._suspects.clear()
         self._held.clear()
         self._server = ""
         if self._mode is _Mode.RUNNING:
@@ -553,6 +613,13 @@ class Worker:
             self._call = ListClaims(self._server)
             out.append(self._call)
             return
+        by = Claimant(self._server, self.name)
+        suspect = next((item for item in self._suspects if now >= item.backoff.until), None)
+        if suspect is not None and self._answered:
+            self._suspects.remove(suspect)
+            self._call = _Call(self._server, (suspect.change,), suspect)
+            out.append(Exchange(by, self._call.changes, (), (), 0))
+            return
         room = self._room() if self._mode is _Mode.RUNNING else 0
         sweep = self.settings.broker and now >= self._sweep_at and room > 0
         if sweep:
@@ -566,11 +633,15 @@ class Worker:
         direct = not self.settings.broker or self._broker_down or sweep
         limit = room - len(deliveries) if direct and not self._empty else 0
         if not (self._ended or deliveries or limit):
+            if suspect is not None:
+                # Whether the storage takes anything at all. No claim has the epoch 0, so nothing comes of it.
+                self._call = _Call(self._server)
+                nothing = Change("-", Cause.RELEASE, epoch=0, server=self._server)
+                out.append(Exchange(by, (nothing,), (), (), 0))
             return
         changes = tuple(self._ended.popleft() for _ in range(min(MAX_CHANGES, len(self._ended))))
-        self._call = _Call(self._server, changes, deliveries, limit)
+        self._call = _Call(self._server, changes, None, deliveries, limit)
         refs = tuple(delivery.ref for delivery in deliveries)
-        by = Claimant(self._server, self.name)
         out.append(Exchange(by, changes, refs, self._order() if limit else (), limit))
 
     def _listen(self, now: float, out: list[Command]) -> None:
@@ -616,7 +687,7 @@ class Worker:
             return False
         if self._mode is _Mode.HURRIED and now >= self._deadline:
             return True
-        flushed = not self._ended and not isinstance(self._call, _Call)
+        flushed = not self._ended and not self._suspects and not isinstance(self._call, _Call)
         return (flushed and not self._running) or (not self._server and not self._running)
 
     def _next_tick(self, now: float) -> float | None:
@@ -630,6 +701,7 @@ class Worker:
                 times.append(max(self._reconcile_at, self._storage_backoff.until))
             if self._storage_backoff.until > now:
                 times.append(self._storage_backoff.until)
+            times += [item.backoff.until for item in self._suspects if item.backoff.until > now]
         if self._wait_from > now and self._mode is _Mode.RUNNING:
             times.append(self._wait_from)
         if self.settings.broker and self._mode is _Mode.RUNNING:
@@ -638,3 +710,18 @@ class Worker:
             if not self._receiving and self._broker_backoff.until > now:
                 times.append(self._broker_backoff.until)
         return min(times, default=None)
+
+
+def _key(change: Change) -> Key:
+    return change.id, change.epoch or 0
+
+
+def _unstorable(change: Change, error: str) -> Change:
+    """What is reported instead of `change`."""
+    message = (
+        f"the storage refused to store that the run ended by {str(change.cause)!r} ({error}, {REFUSALS} times), "
+        "though it took other reports: the log of the server has the error"
+    )
+    return Change(
+        change.id, Cause.FAIL, message, epoch=change.epoch, server=change.server, error=ErrorInfo(error, message, "")
+    )
