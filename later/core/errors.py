@@ -12,6 +12,7 @@
     │   ├── UndeclaredPayload       its type is not in the `@background_job` declaration
     │   ├── NotSerializable         it does not turn into JSON, or not back into an equal type
     │   ├── PayloadTooLarge
+    │   ├── TooManyJobs             more than one call may store
     │   ├── DuplicateJob            the id is taken by a job with another payload or type
     │   └── UnknownParent           the job to continue does not exist
     ├── JobError
@@ -81,6 +82,10 @@ class NotSerializable(EnqueueError, ValueError):
 
 class PayloadTooLarge(EnqueueError, ValueError):
     """The payload's JSON is larger than the limit."""
+
+
+class TooManyJobs(EnqueueError, ValueError):
+    """More jobs than one call may store."""
 
 
 class DuplicateJob(EnqueueError):

@@ -1,13 +1,13 @@
 """Enqueueing: from a payload and options to a stored job. One implementation with a sync and an awaitable face."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from later.core.codec import Limits, encode_payload
-from later.core.errors import DuplicateJob, InvalidOption, UndeclaredPayload, UnknownParent
+from later.core.errors import DuplicateJob, InvalidOption, TooManyJobs, UndeclaredPayload, UnknownParent
 from later.core.names import check_name
 from later.core.records import FURTHEST, Inserted, InsertVerdict, Micros, NewJob, On
 from later.core.registry import Registry
@@ -15,6 +15,10 @@ from later.runtime.declaration import check_priority
 from later.runtime.group_commit import GroupCommit
 
 OnParent: TypeAlias = On | Literal["succeeded", "failed", "deleted", "finished"]
+
+MANY: Final = 10_000
+"""Jobs that one call may store. It is one transaction, which takes about a second then; servers that cannot write their
+heartbeat for longer than their lease lose it."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -142,7 +146,10 @@ class Enqueuer(Generic[_Payload_contra]):
     def enqueue_many(
         self, payloads: Iterable[_Payload_contra], *, queue: str | None = None, priority: int | None = None
     ) -> list[str]:
-        """Store a job for each payload, all or none, in one round trip; the ids are in the order of the payloads."""
+        """Store a job for each payload, all or none, in one round trip; the ids are in the order of the payloads.
+
+        Raises TooManyJobs for more than 10,000 payloads.
+        """
         return self._intake.store(
             [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
         )
@@ -246,10 +253,16 @@ class Enqueuer(Generic[_Payload_contra]):
         return (await self._intake.astore([new]))[0]
 
 
-def _several(payloads: Iterable[_Payload] | BaseModel) -> Iterable[_Payload]:
+def _several(payloads: Iterable[_Payload] | BaseModel) -> Iterator[_Payload]:
     if isinstance(payloads, BaseModel):  # a model can be iterated, over its fields
         raise UndeclaredPayload(f"{type(payloads).__name__} is one payload: give a list of payloads, or use enqueue()")
-    return payloads
+    for number, payload in enumerate(payloads):
+        if number == MANY:
+            raise TooManyJobs(
+                f"these are more than {MANY:,} payloads, which one transaction would have to store while all others "
+                "wait: call enqueue_many for parts of them"
+            )
+        yield payload
 
 
 def _duration(delay: timedelta) -> Micros:

@@ -35,6 +35,9 @@ POLL_LONGEST: Final = 0.25
 
 PAGE_LARGEST: Final = 1000
 
+MOVES: Final = 1000
+"""Jobs that are requeued or deleted in one transaction."""
+
 
 class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra]):
     """The jobs of one app: enqueue them, see them, repair them, run them. Made by `JobsBuilder`.
@@ -158,7 +161,7 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
     def requeue(self, *ids: str) -> list[Verdict]:
         """Run jobs again, now, that are Scheduled or have ended; attempts and crashes start anew.
 
-        One round trip; a verdict for each id, in order. REFUSED: the job waits for its parent or runs now.
+        One round trip for each 1,000 ids; a verdict for each, in order. REFUSED: the job waits for its parent, or runs.
         Raises UnknownJob when the only id is unknown.
         """
         return self._move(ids, Cause.REQUEUE, "requeued on request")
@@ -166,7 +169,7 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
     def delete(self, *ids: str) -> list[Verdict]:
         """Make jobs Deleted that have not begun or have failed; ask those that run to stop (verdict REQUESTED).
 
-        One round trip; a verdict for each id, in order. REFUSED: the job has succeeded.
+        One round trip for each 1,000 ids; a verdict for each, in order. REFUSED: the job has succeeded.
         Raises UnknownJob when the only id is unknown.
         """
         return self._move(ids, Cause.DELETE, "deleted on request")
@@ -244,11 +247,11 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
 
     def _move(self, ids: tuple[str, ...], cause: Cause, reason: str) -> list[Verdict]:
         changes = [Change(check_name("id", job_id), cause, reason) for job_id in ids]
-        if not changes:
-            return []
-        applied = self.storage().apply(changes)
-        self.publish([ref for each in applied for ref in each.enqueued])
-        verdicts = [each.verdict for each in applied]
+        verdicts: list[Verdict] = []
+        for start in range(0, len(changes), MOVES):
+            applied = self.storage().apply(changes[start : start + MOVES])
+            self.publish([ref for each in applied for ref in each.enqueued])
+            verdicts += [each.verdict for each in applied]
         if verdicts == [Verdict.UNKNOWN]:
             raise _unknown(ids[0])
         return verdicts

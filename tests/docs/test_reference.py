@@ -21,8 +21,9 @@ from later.core.lifecycle import DAY, KEEP, RULES
 from later.core.records import FURTHEST, HISTORY_LIMIT, SECOND, JobQuery
 from later.core.registry import JobType
 from later.core.retry import LONGEST, Retry
+from later.runtime.enqueue import MANY
 from later.runtime.group_commit import DEADLINE
-from later.runtime.jobs import PAGE_LARGEST
+from later.runtime.jobs import MOVES, PAGE_LARGEST
 from tests.docs.markdown import ROOT, blocks
 
 
@@ -114,6 +115,8 @@ def test_every_default_is_told() -> None:
     assert told("no worker here knows", f"{DEFER.seconds} s", f"{DEFER_FOR.seconds // 3600} h")
     assert told("Delay of a job", f"{FURTHEST.days // 365} years")
     assert told("History", HISTORY_LIMIT)
+    assert told("Payloads of one `enqueue_many`", f"{MANY:,}")
+    assert told("Ids of one `requeue`", f"{MOVES:,}")
     assert told("Jobs on a page", JobQuery().limit, PAGE_LARGEST)
 
 

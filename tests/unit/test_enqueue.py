@@ -1,6 +1,7 @@
 """Enqueueing: what is stored, what is returned, and which bad input is refused with nothing stored."""
 
 import asyncio
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,7 @@ from later import (
     On,
     PayloadTooLarge,
     State,
+    TooManyJobs,
     Unavailable,
     UndeclaredPayload,
     UnknownParent,
@@ -38,6 +40,7 @@ from later.backends.memory import Memory
 from later.backends.memory.storage import MemoryStorage
 from later.core.ports import BrokerOptions
 from later.core.records import Claim, NewJob
+from later.runtime import enqueue
 
 SECRET = "hunter2"
 
@@ -103,6 +106,17 @@ def test_many_in_one_call(jobs: BackgroundJobs[None, Any]) -> None:
     found = [jobs.get(id) for id in ids]
     assert [(job.payload["id"], job.queue, job.priority) for job in found] == [(str(n), "q", 2) for n in range(3)]
     assert jobs.enqueue_many([]) == []
+
+
+def test_too_many_are_refused_together(jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enqueue, "MANY", 3)
+    endless = itertools.repeat(EMAIL)
+    with pytest.raises(TooManyJobs, match="more than 3 payloads"):
+        jobs.enqueue_many(endless)
+    with pytest.raises(TooManyJobs):
+        asyncio.run(jobs.aenqueue_many([EMAIL] * 4))
+    assert jobs.counts().by_queue == {}
+    assert len(jobs.enqueue_many([EMAIL] * 3)) == 3
 
 
 def test_many_are_refused_together(jobs: BackgroundJobs[None, Any]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from later import (
     BackgroundJobs,
     Corrupt,
+    InvalidName,
     InvalidOption,
     JobNotSucceeded,
     JobQuery,
@@ -26,7 +27,7 @@ from later import (
 )
 from later.backends.memory import Memory
 from later.core.lifecycle import Cause, Change
-from later.core.records import SECOND, Claimant, ErrorInfo, JobDetails, ServerInfo
+from later.core.records import SECOND, Applied, Claimant, ErrorInfo, JobDetails, ServerInfo
 from later.runtime.node import describe_server
 from later.runtime.views import job_view, to_datetime
 
@@ -130,6 +131,26 @@ def test_requeue_and_delete(jobs: BackgroundJobs[None, Any]) -> None:
     assert jobs.get(done).reason == "requeued on request"
     assert jobs.counts().total(State.ENQUEUED) == 2
     assert jobs.requeue() == jobs.delete() == []
+
+
+def test_many_are_moved_in_transactions_of_bounded_size(
+    jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = jobs.storage()
+    apply, sizes = storage.apply, list[int]()
+
+    def counted(changes: Sequence[Change]) -> list[Applied]:
+        sizes.append(len(changes))
+        return apply(changes)
+
+    monkeypatch.setattr(storage, "apply", counted)
+    ids = jobs.enqueue_many([Mail(address="a")] * 2500)
+    assert jobs.delete(*ids, "nobody") == [*[Verdict.APPLIED] * 2500, Verdict.UNKNOWN]
+    assert jobs.requeue("nobody", *ids) == [Verdict.UNKNOWN, *[Verdict.APPLIED] * 2500]
+    assert sizes == [1000, 1000, 501] * 2
+    with pytest.raises(InvalidName):
+        jobs.delete(*ids, "no name")
+    assert jobs.counts().total(State.ENQUEUED) == 2500
 
 
 def test_deleting_a_running_job_asks_it_to_stop(jobs: BackgroundJobs[None, Any]) -> None:
