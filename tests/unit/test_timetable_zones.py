@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice, pairwise
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
@@ -145,15 +145,20 @@ def minutes_of(start: datetime, end: datetime) -> Iterator[datetime]:
         start += MINUTE
 
 
+@lru_cache(maxsize=4)
+def walls(zone: str, start: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+    """Each minute of UTC and what the wall clock shows then."""
+    info = ZoneInfo(zone)
+    return [(now, now.astimezone(info).replace(tzinfo=None)) for now in minutes_of(start, end)]
+
+
 def oracle(cron: Plain, zone: str, start: datetime, end: datetime, gap: Gap, overlap: Overlap) -> list[int]:
     """What fires in [start, end), by looking at every minute, and at a day before it for what the clock had shown."""
-    info = ZoneInfo(zone)
     twice = overlap is Overlap.TWICE or (overlap is Overlap.AUTO and cron.repeats)
     found: list[int] = []
     seen: set[datetime] = set()
     previous: datetime | None = None
-    for now in minutes_of(start - 26 * HOUR, end):
-        wall = now.astimezone(info).replace(tzinfo=None)
+    for now, wall in walls(zone, start - 26 * HOUR, end):
         fires = cron.matches(wall) and (twice or wall not in seen)
         if gap is Gap.SHIFT and previous is not None and wall - previous > MINUTE:
             fires = fires or any(cron.matches(missing) for missing in minutes_of(previous + MINUTE, wall))
@@ -220,14 +225,18 @@ def test_as_the_oracle_around_the_changes_of_all_clocks(
 @pytest.mark.timeout(3600)
 def test_as_the_oracle_around_every_change() -> None:
     crons = [plain("*/20", "*", "*"), plain("30", "2", "*"), plain("0", "0,1,2,3,23", "6,7"), plain("0,59", "*/2", "*")]
-    tried = 0
+    tried: set[int] = set()
     for zone in zones_that_change():
         for day in (day for year in YEARS for day in changes(zone, year)):
-            for cron in crons:
-                for policy in POLICIES:
-                    check(cron, zone, day - 3 * HOUR, day + DAY + 3 * HOUR, *policy)
-                    tried += 1
-    assert tried > 50_000
+            start, end = day - 3 * HOUR, day + DAY + 3 * HOUR
+            # Most zones share their clock with others; one of those that agree in every minute speaks for all.
+            clock = hash(tuple(walls(zone, start - 26 * HOUR, end)))
+            if clock not in tried:
+                tried.add(clock)
+                for cron in crons:
+                    for policy in POLICIES:
+                        check(cron, zone, start, end, *policy)
+    assert len(tried) > 500
 
 
 @pytest.mark.parametrize(
@@ -274,6 +283,15 @@ def test_a_day_that_came_twice() -> None:
     assert [fire.wall.year for fire in fires] == [1867, 1867, 1868]
     assert fires[1].at - fires[0].at == 24 * 3600 * SECOND
     assert fires[1].note == "second 12:00 of this day"
+
+
+def test_times_of_the_first_pass_are_found_from_the_second_and_the_other_way_round() -> None:
+    """With a rule so rare that the search would leap over the day."""
+    yearly = Timetable(Cron("45 2 25 10 *"), Zone("Europe/Berlin"), overlap=Overlap.TWICE)
+    first, second = (micros(datetime(2026, 10, 25, hour, 45, tzinfo=UTC)) for hour in (0, 1))
+    assert yearly.last_until(second - 15 * 60 * SECOND) == first
+    assert yearly.next_after(first) == second
+    assert yearly.last_until(first - 1) == micros(datetime(2025, 10, 25, 0, 45, tzinfo=UTC))
 
 
 def test_the_segments_of_a_zone_hold_its_offsets() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from later.core.errors import Corrupt, InvalidSchedule, SchemaMismatch, UnknownZone
@@ -93,8 +92,9 @@ class Due(NamedTuple):
 class Timetable:
     """A rule, the zone whose wall clock it goes by, and the time in which it holds: from `start` on, before `end`.
 
-    `start` and `end` carry a time zone. All methods take and return microseconds since the epoch and cost well under a
-    millisecond, whatever the rule and the distance, but for the first one in each zone and year.
+    `start` and `end` carry a time zone. All methods take and return microseconds since the epoch. Finding a time costs
+    some tens of microseconds, and a few milliseconds for the rarest rules, however far it is; the first time in each
+    zone and year costs a millisecond more.
 
     Raises InvalidSchedule.
     """
@@ -308,6 +308,8 @@ class Timetable:
 def jitter(schedule: str, due: Micros, span: timedelta) -> timedelta:
     """How much later than `due` the schedule of this id is to run: 0 to `span`, the same on every server, and spread
     evenly over schedules and times."""
+    from hashlib import blake2b
+
     digest = blake2b(f"{schedule} {due}".encode(), digest_size=16).digest()
     return int.from_bytes(digest) % (span // _MICROSECOND + 1) * _MICROSECOND
 

@@ -7,7 +7,6 @@ within a segment the two differ by its offset.
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, available_timezones
@@ -138,6 +137,8 @@ def _load(name: str) -> tzinfo:
 
 
 def _advice(name: str) -> str:
+    from difflib import get_close_matches
+
     names = sorted(available_timezones())
     if not names:
         return (
