@@ -35,6 +35,7 @@ from later.core.errors import (
     UnknownType,
     UnknownZone,
     Unsupported,
+    UnusableConnection,
     WaitTimeout,
 )
 from later.core.outcomes import Cancel, RetryAfter, Snooze
@@ -94,6 +95,7 @@ __all__ = [
     "UnknownType",
     "UnknownZone",
     "Unsupported",
+    "UnusableConnection",
     "Verdict",
     "WaitTimeout",
     "background_job",

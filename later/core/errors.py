@@ -14,7 +14,8 @@
     │   ├── PayloadTooLarge
     │   ├── TooManyJobs             more than one call may store
     │   ├── DuplicateJob            the id is taken by a job with another payload or type
-    │   └── UnknownParent           the job to continue does not exist
+    │   ├── UnknownParent           the job to continue does not exist
+    │   └── UnusableConnection      a job cannot be enqueued on the connection that was given
     ├── JobError
     │   ├── UnknownJob              no job has this id
     │   ├── WaitTimeout             the job did not end within the timeout of `wait`
@@ -94,6 +95,11 @@ class DuplicateJob(EnqueueError):
 
 class UnknownParent(EnqueueError, LookupError):
     """The job to continue does not exist."""
+
+
+class UnusableConnection(EnqueueError, ValueError):
+    """A job cannot be enqueued on the connection that was given: it leads to another database, is closed, is in a
+    failed transaction, or is of a kind that the storage does not know."""
 
 
 class JobError(LaterError):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from later.core.errors import Unsupported
 from later.core.lifecycle import Change
 from later.core.records import (
     Applied,
@@ -25,6 +26,7 @@ from later.core.records import (
     Inserted,
     JobDetails,
     JobQuery,
+    Joined,
     Micros,
     NewJob,
     Page,
@@ -50,6 +52,8 @@ class StorageCapabilities:
     shared_between_hosts: bool
     push: bool
     """`wait` returns as soon as another thread or process made a job Enqueued, not only after a poll."""
+    transactional: bool = False
+    """New jobs can join a transaction of the user's, on a connection of theirs (`insert_within`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,27 @@ class Storage(ABC):
         Items with the verdict CONFLICT or NO_PARENT are not stored; the others are. The id is compared first: when
         it is stored, the parent is not looked at.
         """
+
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:  # noqa: ARG002  for those that can
+        """Store new jobs in the transaction that is open on `connection`, one of the driver's that the user holds: they
+        are committed and rolled back with it, and nobody else sees them before.
+
+        As `insert` otherwise, with the verdicts as of this moment, in 2 to 6 round trips on that connection. Begins a
+        transaction where the connection would for any statement; is one of its own, as `insert`, where the connection
+        commits by itself. Neither depends on the connection's settings nor changes them, and, where the storage can
+        help it, locks no job that is stored already: the transaction may stay open for long. So a continuation may be
+        Awaiting although its parent has ended; the first `promote` after the commit looks again and moves it.
+
+        Raises UnusableConnection, before anything was done, for a connection of another database, of a kind that the
+        storage does not know, or in a failed transaction. Raises Unsupported without the capability `transactional`.
+        After any other error it may depend on the database whether the transaction can go on.
+        """
+        raise cannot_join(self)
+
+    async def ainsert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        """As `insert_within`, for connections of async drivers too. One that is not async blocks the event loop, as the
+        user's own statements do."""
+        return self.insert_within(connection, jobs)
 
     @abstractmethod
     def exchange(
@@ -164,7 +189,8 @@ class Storage(ABC):
 
     @abstractmethod
     def promote(self, limit: int) -> Promoted:
-        """Move up to `limit` Scheduled jobs whose time has come to Enqueued, by (run_at, id)."""
+        """Move up to `limit` Scheduled jobs whose time has come to Enqueued, by (run_at, id); and look again at
+        continuations that were inserted within a transaction of the user's (`insert_within`)."""
 
     @abstractmethod
     def rescue(self, limit: int, dead: Sequence[str] = ()) -> Rescued:
@@ -212,6 +238,15 @@ class Storage(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give connections back. The storage may be used again afterwards."""
+
+
+def cannot_join(storage: Storage) -> Unsupported:
+    """The error for a `connection` that was given to a storage without the capability `transactional`."""
+    return Unsupported(
+        f"{type(storage).__name__} cannot store a job within a transaction of another connection: leave out "
+        "`connection` (the job is then stored at once, whatever becomes of the transaction), or keep the jobs in the "
+        "database of the transaction, with SQLite or Postgres as storage"
+    )
 
 
 @dataclass(frozen=True, slots=True)

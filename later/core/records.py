@@ -104,6 +104,14 @@ class Inserted(NamedTuple):
     """To publish: set when the call made the job Enqueued."""
 
 
+class Joined(NamedTuple):
+    """New jobs in a transaction of the user's."""
+
+    inserted: tuple[Inserted, ...]
+    committed: bool
+    """True: the connection commits by itself, so the jobs are there already."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorInfo:
     """An exception as data; it is never turned back into an exception."""

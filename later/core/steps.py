@@ -104,6 +104,20 @@ def _consequences(rows: Rows, moved: JobRecord, now: Micros, *, outbox: bool) ->
             work.append(step.job)
 
 
+def settle(rows: Rows, child_id: str, now: Micros, *, outbox: bool) -> tuple[Ref, ...]:
+    """Look again at a continuation that was inserted without holding its parent. A parent that was removed meanwhile
+    counts as Deleted. Returns what became Enqueued."""
+    child = rows.load(child_id)
+    if child is None or child.state is not State.AWAITING or child.parent is None:
+        return ()
+    parent = rows.load(child.parent)
+    state = State.DELETED if parent is None else parent.state
+    cause = continuation(state, child.on)
+    if cause is None:
+        return ()
+    return move(rows, Change(child.id, cause, parent_reason(child.parent, state)), now, outbox=outbox).enqueued
+
+
 def lease_holds(lease_until: Micros, now: Micros) -> bool:
     """Whether a server may still claim. The instant `lease_until` itself belongs to the rescuer."""
     return now < lease_until

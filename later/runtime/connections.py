@@ -5,10 +5,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from later.core.ports import Broker, BrokerBackend, BrokerOptions, Storage, StorageBackend, StorageOptions
-from later.core.records import Ref
+from later.core.ports import Broker, BrokerBackend, BrokerOptions, Storage, StorageBackend, StorageOptions, cannot_join
+from later.core.records import Inserted, Joined, NewJob, Ref
 from later.runtime.group_commit import GroupCommit
 from later.runtime.publisher import Publisher
+from later.runtime.transactions import Target, UserConnection, aunwrap, unwrap
 
 _Value = TypeVar("_Value")
 
@@ -72,6 +73,32 @@ class Connections:
         """Hand refs that became Enqueued to the broker, if there is one, in the background."""
         if self._publisher is not None and refs:
             self._publisher.publish(refs)
+
+    def insert_within(self, connection: UserConnection, jobs: Sequence[NewJob]) -> Sequence[Inserted]:
+        """Store jobs in the user's transaction. They are published after its commit, where that can be known of; by the
+        upkeep of the servers where not, or if this process dies before."""
+        storage = self.storage()
+        if not storage.capabilities.transactional:
+            raise cannot_join(storage)
+        target = unwrap(connection)
+        return self._publish_after(target, storage.insert_within(target.connection, jobs))
+
+    async def ainsert_within(self, connection: UserConnection, jobs: Sequence[NewJob]) -> Sequence[Inserted]:
+        import asyncio  # 25 ms that a program without async code need not spend
+
+        storage = await asyncio.to_thread(self.storage)
+        if not storage.capabilities.transactional:
+            raise cannot_join(storage)
+        target = await aunwrap(connection)
+        return self._publish_after(target, await storage.ainsert_within(target.connection, jobs))
+
+    def _publish_after(self, target: Target, joined: Joined) -> Sequence[Inserted]:
+        refs = [each.ref for each in joined.inserted if each.ref is not None]
+        if joined.committed:
+            self.publish(refs)
+        elif refs and self._publisher is not None and target.after_commit is not None:
+            target.after_commit(lambda: self.publish(refs))
+        return joined.inserted
 
     def close(self) -> None:
         """Publish what waits, for 2 seconds at most, and close. Everything opens again when it is used again."""

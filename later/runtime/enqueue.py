@@ -11,8 +11,9 @@ from later.core.errors import DuplicateJob, InvalidOption, TooManyJobs, Undeclar
 from later.core.names import check_name
 from later.core.records import FURTHEST, Inserted, InsertVerdict, Micros, NewJob, On
 from later.core.registry import Registry
+from later.runtime.connections import Connections
 from later.runtime.declaration import check_priority
-from later.runtime.group_commit import GroupCommit
+from later.runtime.transactions import UserConnection
 
 OnParent: TypeAlias = On | Literal["succeeded", "failed", "deleted", "finished"]
 
@@ -35,13 +36,13 @@ class Intake:
         self,
         registry: Registry,
         limits: Limits,
-        commit: Callable[[], GroupCommit],
+        connections: Callable[[], Connections],
         new_id: Callable[[], str],
         now: Callable[[], datetime],
     ) -> None:
         self._registry = registry
         self._limits = limits
-        self._commit = commit
+        self._connections = connections
         self._new_id = new_id
         self._now = now
 
@@ -79,16 +80,26 @@ class Intake:
             on=_check_on(on),
         )
 
-    def store(self, jobs: Sequence[NewJob]) -> list[str]:
-        """Store the jobs in one round trip and return their ids. Durable when it returns.
+    def store(self, jobs: Sequence[NewJob], connection: UserConnection | None = None) -> list[str]:
+        """Store the jobs in one round trip and return their ids. Durable when it returns; with `connection`, in its
+        transaction.
 
-        Raises DuplicateJob, UnknownParent, and the errors of the storage.
+        Raises DuplicateJob, UnknownParent, UnusableConnection, and the errors of the storage.
         """
-        return _ids(jobs, self._commit().insert(jobs)) if jobs else []
+        if not jobs:
+            return []
+        if connection is not None:
+            return _ids(jobs, self._connections().insert_within(connection, jobs))
+        return _ids(jobs, self._connections().commit.insert(jobs))
 
-    async def astore(self, jobs: Sequence[NewJob]) -> list[str]:
-        """As `store`. Once it has begun, the jobs are stored whole even if the caller is cancelled."""
-        return _ids(jobs, await self._commit().ainsert(jobs)) if jobs else []
+    async def astore(self, jobs: Sequence[NewJob], connection: UserConnection | None = None) -> list[str]:
+        """As `store`. Once it has begun, the jobs are stored whole even if the caller is cancelled; not so with
+        `connection`."""
+        if not jobs:
+            return []
+        if connection is not None:
+            return _ids(jobs, await self._connections().ainsert_within(connection, jobs))
+        return _ids(jobs, await self._connections().commit.ainsert(jobs))
 
     def _undeclared(self, payload: object) -> str:
         kind = type(payload)
@@ -126,6 +137,10 @@ class Enqueuer(Generic[_Payload_contra]):
     id: the job's id, for callers who want repeated calls to store one job: the same id with the same payload is
         accepted again and stores nothing new. A UUIDv7 when left out.
     queue, priority: instead of those of the job type; priority is 0 (last) to 9 (first).
+    connection: store the job in the transaction of this connection (or cursor, or session), so that it is committed
+        and rolled back with it; the id is returned before. For the storages SQLite and Postgres, and connections to the
+        same database: of sqlite3 or psycopg, or of SQLAlchemy or Django on top of these. Costs a few round trips on
+        that connection. Raises UnusableConnection, and Unsupported for other storages.
 
     All raise UndeclaredPayload, NotSerializable, PayloadTooLarge, DuplicateJob, InvalidName and InvalidOption; then
     nothing was stored. They raise Unavailable when the storage gave no answer for 5 seconds; whether the job was
@@ -138,21 +153,32 @@ class Enqueuer(Generic[_Payload_contra]):
         self._intake = intake
 
     def enqueue(
-        self, payload: _Payload_contra, *, id: str | None = None, queue: str | None = None, priority: int | None = None
+        self,
+        payload: _Payload_contra,
+        *,
+        id: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """Store a job that may run at once."""
-        return self._intake.store([self._intake.new(payload, id=id, queue=queue, priority=priority)])[0]
+        new = self._intake.new(payload, id=id, queue=queue, priority=priority)
+        return self._intake.store([new], connection)[0]
 
     def enqueue_many(
-        self, payloads: Iterable[_Payload_contra], *, queue: str | None = None, priority: int | None = None
+        self,
+        payloads: Iterable[_Payload_contra],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> list[str]:
         """Store a job for each payload, all or none, in one round trip; the ids are in the order of the payloads.
 
         Raises TooManyJobs for more than 10,000 payloads.
         """
-        return self._intake.store(
-            [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
-        )
+        new = [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
+        return self._intake.store(new, connection)
 
     def enqueue_continue(
         self,
@@ -163,12 +189,13 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """Store a job that waits until another one has ended as `on` says. Raises UnknownParent."""
         new = self._intake.new(
             payload, id=id, queue=queue, priority=priority, parent=check_name("parent id", parent_id), on=on
         )
-        return self._intake.store([new])[0]
+        return self._intake.store([new], connection)[0]
 
     def enqueue_delayed(
         self,
@@ -178,10 +205,11 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """Store a job that may run after `delay`, by the storage's clock. At most 100 years."""
         new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=_duration(delay))
-        return self._intake.store([new])[0]
+        return self._intake.store([new], connection)[0]
 
     def enqueue_delayed_at(
         self,
@@ -191,24 +219,36 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """Store a job that may run from `at` on, a datetime with a time zone; a past one means at once."""
-        return self._intake.store(
-            [self._intake.new(payload, id=id, queue=queue, priority=priority, run_at=self._intake.moment(at))]
-        )[0]
+        new = self._intake.new(payload, id=id, queue=queue, priority=priority, run_at=self._intake.moment(at))
+        return self._intake.store([new], connection)[0]
 
     async def aenqueue(
-        self, payload: _Payload_contra, *, id: str | None = None, queue: str | None = None, priority: int | None = None
+        self,
+        payload: _Payload_contra,
+        *,
+        id: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """As `enqueue`. Cancelling the caller does not undo it."""
-        return (await self._intake.astore([self._intake.new(payload, id=id, queue=queue, priority=priority)]))[0]
+        new = self._intake.new(payload, id=id, queue=queue, priority=priority)
+        return (await self._intake.astore([new], connection))[0]
 
     async def aenqueue_many(
-        self, payloads: Iterable[_Payload_contra], *, queue: str | None = None, priority: int | None = None
+        self,
+        payloads: Iterable[_Payload_contra],
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> list[str]:
         """As `enqueue_many`."""
         new = [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
-        return await self._intake.astore(new)
+        return await self._intake.astore(new, connection)
 
     async def aenqueue_continue(
         self,
@@ -219,12 +259,13 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """As `enqueue_continue`."""
         new = self._intake.new(
             payload, id=id, queue=queue, priority=priority, parent=check_name("parent id", parent_id), on=on
         )
-        return (await self._intake.astore([new]))[0]
+        return (await self._intake.astore([new], connection))[0]
 
     async def aenqueue_delayed(
         self,
@@ -234,10 +275,11 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """As `enqueue_delayed`."""
         new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=_duration(delay))
-        return (await self._intake.astore([new]))[0]
+        return (await self._intake.astore([new], connection))[0]
 
     async def aenqueue_delayed_at(
         self,
@@ -247,10 +289,11 @@ class Enqueuer(Generic[_Payload_contra]):
         id: str | None = None,
         queue: str | None = None,
         priority: int | None = None,
+        connection: UserConnection | None = None,
     ) -> str:
         """As `enqueue_delayed_at`."""
         new = self._intake.new(payload, id=id, queue=queue, priority=priority, run_at=self._intake.moment(at))
-        return (await self._intake.astore([new]))[0]
+        return (await self._intake.astore([new], connection))[0]
 
 
 def _several(payloads: Iterable[_Payload] | BaseModel) -> Iterator[_Payload]:

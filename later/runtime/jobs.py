@@ -68,7 +68,7 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
             Intake(
                 registry,
                 limits,
-                commit=lambda: self._connections.get().commit,
+                connections=self._connections.get,
                 new_id=new_id,
                 now=lambda: datetime.now(UTC),
             )

@@ -17,18 +17,28 @@ import pytest
 pytest.register_assert_rewrite("later.testing.contract", "later.testing.machine")
 
 from later.testing.clock import VirtualClock  # noqa: E402
-from later.testing.contract import BrokerContract, MakeBroker, MakeStorage, StorageContract  # noqa: E402
+from later.testing.contract import (  # noqa: E402
+    Begin,
+    BrokerContract,
+    MakeBroker,
+    MakeStorage,
+    StorageContract,
+    UserTransaction,
+)
 from later.testing.machine import StorageMachine, check_against_model  # noqa: E402
-from later.testing.model import Model, ModelStorage  # noqa: E402
+from later.testing.model import Model, ModelStorage, ModelTransaction  # noqa: E402
 
 __all__ = [
+    "Begin",
     "BrokerContract",
     "MakeBroker",
     "MakeStorage",
     "Model",
     "ModelStorage",
+    "ModelTransaction",
     "StorageContract",
     "StorageMachine",
+    "UserTransaction",
     "VirtualClock",
     "check_against_model",
 ]

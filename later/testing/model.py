@@ -11,7 +11,7 @@ from threading import Condition
 from typing_extensions import override
 
 from later.core import lifecycle
-from later.core.errors import InvalidOption
+from later.core.errors import InvalidOption, UnusableConnection
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -29,6 +29,7 @@ from later.core.records import (
     JobDetails,
     JobQuery,
     JobRecord,
+    Joined,
     Micros,
     NewJob,
     Page,
@@ -74,8 +75,29 @@ class Model:
         return ModelStorage(options, self._worlds.setdefault(options.namespace, World()))
 
 
+class ModelTransaction:
+    """What a connection of the user's is to the model, in a transaction."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[ModelStorage, NewJob]] = []
+
+    @property
+    def connection(self) -> object:
+        return self
+
+    def commit(self) -> None:
+        for storage, new in self.jobs:
+            storage.insert([new])
+        self.jobs.clear()
+
+    def rollback(self) -> None:
+        self.jobs.clear()
+
+
 class ModelStorage(Storage):
-    capabilities = StorageCapabilities(durable=False, shared=False, shared_between_hosts=False, push=True)
+    capabilities = StorageCapabilities(
+        durable=False, shared=False, shared_between_hosts=False, push=True, transactional=True
+    )
 
     def __init__(self, options: StorageOptions, world: World | None = None) -> None:
         """`world`: shared with other storages of the same namespace; None: a new one."""
@@ -96,6 +118,21 @@ class ModelStorage(Storage):
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         with self._lock:
             return [self._insert(new) for new in jobs]
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        if not isinstance(connection, ModelTransaction):
+            raise UnusableConnection(f"a {type(connection).__name__} is no ModelTransaction")
+        with self._lock:
+            # What the commit would make of it now.
+            jobs_now = {job_id: replace(kept) for job_id, kept in self._world.jobs.items()}
+            as_of_now = type(self)(StorageOptions("", outbox=self._outbox, clock=self._now), World(jobs_now))
+        as_of_now.insert([new for _, new in connection.jobs])
+        inserted = as_of_now.insert(jobs)
+        connection.jobs += [
+            (self, new) for new, item in zip(jobs, inserted, strict=True) if item.verdict is InsertVerdict.CREATED
+        ]
+        return Joined(tuple(inserted), committed=False)
 
     def _insert(self, new: NewJob) -> Inserted:
         old = self._load(new.id)

@@ -13,6 +13,7 @@ from later.backends.memory.broker import Exchange, MemoryBroker
 from later.core.lifecycle import Cause, Change
 from later.core.ports import BrokerOptions, Delivery, StorageOptions
 from later.core.records import (
+    SECOND,
     Applied,
     Beat,
     Claim,
@@ -25,6 +26,7 @@ from later.core.records import (
     JobDetails,
     JobQuery,
     JobRecord,
+    Joined,
     Micros,
     NewJob,
     Page,
@@ -35,7 +37,7 @@ from later.core.records import (
     State,
     Verdict,
 )
-from later.testing import ModelStorage
+from later.testing import ModelStorage, ModelTransaction
 from later.testing.clock import wall_clock
 from later.testing.model import World
 
@@ -713,6 +715,71 @@ class OneNamespace(Saboteur):
     def __init__(self, options: StorageOptions, world: World | None = None) -> None:
         # The clock stands for the test: all that is opened within one shares it.
         super().__init__(options, self._worlds.setdefault(id(options.clock), World()))
+
+
+class TransactionOfItsOwn(Saboteur):
+    """Stores at once what should wait for the user's commit."""
+
+    caught_by: ClassVar = [
+        "test_a_job_is_there_when_the_transaction_commits",
+        "test_a_job_is_gone_when_the_transaction_is_rolled_back",
+        "test_the_jobs_of_a_transaction_are_published_in_the_end",
+    ]
+    by_history: ClassVar = False
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        return Joined(tuple(self.insert(jobs)), committed=False)
+
+
+class LostCommit(Saboteur):
+    caught_by: ClassVar = [
+        "test_a_job_is_there_when_the_transaction_commits",
+        "test_a_family_of_one_transaction",
+        "test_a_commit_of_the_user_ends_a_wait",
+    ]
+    by_history: ClassVar = False
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        return super().insert_within(ModelTransaction(), jobs)
+
+
+class CapabilityNotTold(Saboteur):
+    """Joins a transaction, and says that it cannot."""
+
+    caught_by: ClassVar = ["test_without_the_capability_a_connection_is_refused"]
+    by_history: ClassVar = False
+    capabilities = replace(ModelStorage.capabilities, transactional=False)
+
+
+class ForgetfulTransaction(Saboteur):
+    """Each call knows only what was committed before."""
+
+    caught_by: ClassVar = ["test_a_transaction_answers_in_the_order_of_the_input", "test_a_family_of_one_transaction"]
+    by_history: ClassVar = False
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        assert isinstance(connection, ModelTransaction)
+        call = ModelTransaction()
+        joined = super().insert_within(call, jobs)
+        connection.jobs += call.jobs
+        return joined
+
+
+class StaleParent(Saboteur):
+    """What a parent had come to before the commit is never looked at."""
+
+    caught_by: ClassVar = [
+        "test_a_transaction_under_a_parent_that_has_ended",
+        "test_a_continuation_is_looked_at_again_when_its_parent_failed_and_succeeds",
+    ]
+    by_history: ClassVar = False
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        return super().insert_within(connection, [replace(new, parent=None, delay=SECOND) for new in jobs])
 
 
 STORAGES: list[type[Saboteur]] = Saboteur.__subclasses__()

@@ -1,6 +1,6 @@
 import pytest
 
-from later.testing import MakeStorage, Model, StorageContract
+from later.testing import Begin, MakeStorage, Model, ModelTransaction, StorageContract
 
 
 class TestModel(StorageContract):
@@ -9,3 +9,7 @@ class TestModel(StorageContract):
     @pytest.fixture
     def make_storage(self) -> MakeStorage:
         return Model().open_storage
+
+    @pytest.fixture
+    def begin(self) -> Begin:
+        return ModelTransaction

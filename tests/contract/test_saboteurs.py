@@ -12,7 +12,7 @@ pytest_plugins = ["pytester"]
 
 MODULE = """
 import pytest
-from later.testing import BrokerContract, StorageContract
+from later.testing import BrokerContract, ModelTransaction, StorageContract
 from tests.contract.saboteurs import {kind}, {store}
 
 class TestSaboteur({contract}):
@@ -21,6 +21,10 @@ class TestSaboteur({contract}):
     @pytest.fixture
     def {fixture}(self):
         return {store}({kind}).{opens}
+
+    @pytest.fixture
+    def begin(self):
+        return ModelTransaction
 """
 
 

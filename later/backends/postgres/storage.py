@@ -1,18 +1,22 @@
 """The storage port on one PostgreSQL database."""
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+import asyncio
+from collections.abc import Collection, Generator, Iterable, Sequence
+from typing import Final, TypeVar
 
+import psycopg
 from typing_extensions import override
 
-from later.backends.postgres import arrays, listing, schema, sets
+from later.backends.postgres import arrays, listing, schema, sets, within
 from later.backends.postgres.claims import Claimed, Claims
 from later.backends.postgres.connection import Database, Session
 from later.backends.postgres.statements import Statements
 from later.backends.postgres.wakeup import Wakeup
 from later.backends.postgres.wire import Answer, Row, Value
+from later.backends.postgres.within import Ask, Look, Within
 from later.backends.postgres.work import Work
 from later.core import steps
+from later.core.errors import UnusableConnection
 from later.core.lifecycle import Cause, Change
 from later.core.paging import decode_cursor
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
@@ -27,6 +31,7 @@ from later.core.records import (
     InsertVerdict,
     JobDetails,
     JobQuery,
+    Joined,
     Micros,
     NewJob,
     Page,
@@ -43,6 +48,12 @@ _TALLY: Final = 200
 """Rows of the tally above which they are summed up."""
 
 
+_UNSETTLED: Final = 500
+"""Continuations that are looked at again by one call."""
+
+T = TypeVar("T")
+
+
 class PostgresStorage(Storage):
     """Every call is one transaction: one round trip where nothing has to be decided job by job (`sets`), otherwise
     one that locks and reads and one that writes and commits (`work`). A call that finds nothing to do writes
@@ -55,9 +66,12 @@ class PostgresStorage(Storage):
         self._outbox = options.outbox
         self._clock = options.clock
         self._made: Statements | None = None
+        self._made_within: Within | None = None
         self._pushes = not database.pooler
         self._wakeup = Wakeup(database, self._has_ready, self._channel if self._pushes else None)
-        self.capabilities = StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=self._pushes)
+        self.capabilities = StorageCapabilities(
+            durable=True, shared=True, shared_between_hosts=True, push=self._pushes, transactional=True
+        )
 
     @override
     def migrate(self) -> None:
@@ -154,6 +168,93 @@ class PostgresStorage(Storage):
         inserted = self._database.run(work)
         self._wakeup.enqueued(_queues(item.ref for item in inserted))
         return inserted
+
+    # Within a transaction of the user's
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        users = within.connection_of(connection)
+        if isinstance(users, psycopg.AsyncConnection):
+            raise UnusableConnection("the connection given is for async code: use the method that begins with `a`")
+        if not within.commits_by_itself(users):
+            return Joined(tuple(self._drive(users, self._within().insert(jobs))), committed=False)
+        self._drive(users, self._within().check())
+        return Joined(tuple(self.insert(jobs)), committed=True)
+
+    @override
+    async def ainsert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        users = within.connection_of(connection)
+        if isinstance(users, psycopg.Connection):
+            return self.insert_within(users, jobs)
+        made = await asyncio.to_thread(self._within)
+        if not within.commits_by_itself(users):
+            return Joined(tuple(await self._adrive(users, made.insert(jobs))), committed=False)
+        await self._adrive(users, made.check())
+        return Joined(tuple(await asyncio.to_thread(self.insert, jobs)), committed=True)
+
+    def _within(self) -> Within:
+        if self._made_within is None:
+            channel = self._channel() if self._pushes else None
+            self._made_within = Within(
+                self._sql(), self._values, outbox=self._outbox, channel=channel, place=self._database.place
+            )
+        return self._made_within
+
+    def _drive(self, connection: within.Sync, script: Generator[Ask | Look, list[Row], T]) -> T:
+        try:
+            step = next(script)
+            while True:
+                step = script.send(within.ask(connection, step) if isinstance(step, Ask) else self._look(step))
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+        except psycopg.Error as error:
+            raise within.translated(error, self._database.place) from error
+
+    async def _adrive(self, connection: within.Async, script: Generator[Ask | Look, list[Row], T]) -> T:
+        try:
+            step = next(script)
+            while True:
+                if isinstance(step, Ask):
+                    rows = await within.aask(connection, step)
+                else:
+                    rows = await asyncio.to_thread(self._look, step)
+                step = script.send(rows)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+        except psycopg.Error as error:
+            raise within.translated(error, self._database.place) from error
+
+    def _look(self, step: Look) -> list[Row]:
+        return self._database.run(lambda session: session.rows(step.query, step.values, last=True))
+
+    def _settle(self) -> list[Ref]:
+        """Look again at continuations that were inserted so."""
+        sql = self._sql()
+
+        def work(session: Session) -> list[Ref]:
+            rows = Work(session, sql)
+            with session.batch():
+                listed = session.send(sql["unsettled"], {"limit": _UNSETTLED})
+                moment = session.send(sql["moment"], self._values())
+            children = [child for child, _ in listed.rows]
+            if not children:
+                return []
+            [(now,)] = moment.rows
+            # The parents first, as for every insert and every end.
+            rows.read_for_insert([], [parent for _, parent in listed.rows])
+            rows.lock(children)
+            enqueued = [ref for child in children for ref in steps.settle(rows, child, now, outbox=self._outbox)]
+            with session.batch():
+                rows.send_writes()
+                session.send(sql["settled"], {"ids": arrays.texts(children)})
+                self._send_commit(session, _queues(enqueued))
+            return enqueued
+
+        enqueued = self._database.run(work)
+        self._wakeup.enqueued(_queues(enqueued))
+        return enqueued
 
     # Working
 
@@ -260,7 +361,17 @@ class PostgresStorage(Storage):
         self._wakeup.wake()
 
     def _has_ready(self, queues: Sequence[str]) -> bool:
-        return bool(self._rows("has_ready", queues=arrays.texts(queues)))
+        sql = self._sql()
+
+        def look(session: Session) -> tuple[bool, bool]:
+            with session.batch(last=True):
+                ready = session.send(sql["has_ready"], {"queues": arrays.texts(queues)})
+                unsettled = session.send(sql["has_unsettled"], {})
+            return bool(ready.rows), unsettled.rows == [(True,)]
+
+        ready, unsettled = self._database.run(look)
+        # With a broker, what becomes Enqueued here would be published late: `promote` gives it to the publisher.
+        return ready or (unsettled and not self._outbox and bool(self._settle()))
 
     # Servers
 
@@ -326,18 +437,20 @@ class PostgresStorage(Storage):
     def promote(self, limit: int) -> Promoted:
         sql = self._sql()
 
-        def look(session: Session) -> Micros | None:
+        def look(session: Session) -> tuple[Micros | None, bool]:
             with session.batch(last=True):
                 # Here, because it is called every few seconds wherever there is work.
                 session.send(sql["sum_up"], self._values(threshold=_TALLY))
+                unsettled = session.send(sql["has_unsettled"], {})
                 first = session.send(sql["next_due"], self._values())
             next_due_in: Micros | None
             [(next_due_in,)] = first.rows
-            return next_due_in
+            return next_due_in, unsettled.rows == [(True,)]
 
-        next_due_in = self._database.run(look)
+        next_due_in, unsettled = self._database.run(look)
+        settled = tuple(self._settle()) if unsettled else ()
         if next_due_in is None or next_due_in > 0:
-            return Promoted((), next_due_in)
+            return Promoted(settled, next_due_in)
 
         def work(session: Session) -> Promoted:
             rows = Work(session, sql)
@@ -351,7 +464,7 @@ class PostgresStorage(Storage):
                 following = session.send(sql["next_due"], self._values())
                 self._send_commit(session, _queues(enqueued))
             [(next_due_in,)] = following.rows
-            return Promoted(tuple(enqueued), next_due_in)
+            return Promoted((*settled, *enqueued), next_due_in)
 
         promoted = self._database.run(work)
         self._wakeup.enqueued(_queues(promoted.enqueued))
@@ -403,6 +516,8 @@ class PostgresStorage(Storage):
     @override
     def prune(self, limit: int) -> int:
         sql = self._sql()
+        # The parent of a continuation that nobody has looked at yet may look childless.
+        self._settle()
 
         def work(session: Session) -> tuple[int, list[Ref]]:
             rows = Work(session, sql)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import override
 
-from later.backends.sqlite import listing, schema
+from later.backends.sqlite import listing, schema, within
 from later.backends.sqlite.connection import Database
 from later.backends.sqlite.statements import SQL
 from later.backends.sqlite.transaction import Transaction
@@ -30,6 +30,7 @@ from later.core.records import (
     JobDetails,
     JobQuery,
     JobRecord,
+    Joined,
     Micros,
     NewJob,
     Page,
@@ -72,7 +73,9 @@ class SQLiteStorage(Storage):
     """Every call is one transaction. What may turn out to have nothing to do reads first, and then neither waits for
     the write lock nor syncs: an idle server costs a few reads."""
 
-    capabilities = StorageCapabilities(durable=True, shared=True, shared_between_hosts=False, push=True)
+    capabilities = StorageCapabilities(
+        durable=True, shared=True, shared_between_hosts=False, push=True, transactional=True
+    )
 
     def __init__(self, database: Database, options: StorageOptions) -> None:
         self._database = database
@@ -125,12 +128,39 @@ class SQLiteStorage(Storage):
     @override
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         with self._writing() as view:
-            rows = view.jobs(payloads=True)
-            rows.prefetch(wanted for new in jobs for wanted in (new.id, new.parent) if wanted is not None)
-            inserted = [steps.insert(rows, new, view.now, outbox=self._outbox) for new in jobs]
-            rows.flush()
+            inserted = self._insert(view.jobs(payloads=True), jobs, view.now)
         self._announce(any(item.ref for item in inserted))
         return inserted
+
+    def _insert(self, rows: Transaction, jobs: Sequence[NewJob], now: Micros) -> list[Inserted]:
+        rows.prefetch(wanted for new in jobs for wanted in (new.id, new.parent) if wanted is not None)
+        inserted = [steps.insert(rows, new, now, outbox=self._outbox) for new in jobs]
+        rows.flush()
+        return inserted
+
+    @override
+    def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
+        path = self._database.path
+        users = within.connection_of(connection)
+        with within.borrowed(users, path) as own:
+            if not within.commits_by_itself(users):
+                with within.joined(users, own):
+                    rows = Transaction(own, self._app_within(own), payloads=True)
+                    inserted = self._insert(rows, jobs, self._clock())
+                return Joined(tuple(inserted), committed=False)
+        return Joined(tuple(self.insert(jobs)), committed=True)
+
+    def _app_within(self, own: within.Own) -> int:
+        """As `_app`, which may have to write, and could not while the user's transaction does."""
+        if self._app_num is not None:
+            return self._app_num
+        name = {"name": self._namespace}
+        found = own.execute(SQL["find_app"], name).fetchone()
+        if found is None:
+            own.execute(SQL["add_app"], name)
+            found = own.execute(SQL["find_app"], name).fetchone()
+        # Not kept: it may be rolled back.
+        return int(found[0])
 
     # Working
 

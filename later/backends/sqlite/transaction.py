@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from sqlite3 import Connection
-from typing import Any, Final
+from sqlite3 import Cursor
+from typing import Any, Final, Protocol
 
 from later.backends.sqlite.rows import PAYLOAD_IN_ROW, Row, added, first_entry, read_row, saved, written
 from later.backends.sqlite.statements import SQL
@@ -24,6 +24,14 @@ _COUNT_FEWER: Final = SQL["count_fewer"]
 _REMOVALS: Final = (SQL["remove_history"], SQL["remove_payload"], SQL["remove_job"])
 
 
+class Executes(Protocol):
+    """What is asked of a connection."""
+
+    def execute(self, statement: str, values: Any = ..., /) -> Cursor: ...
+
+    def executemany(self, statement: str, values: Any, /) -> Cursor: ...
+
+
 class Transaction:
     """Implements `later.core.steps.Rows`.
 
@@ -31,7 +39,7 @@ class Transaction:
     selected from the database is therefore preceded by a flush, or corrected by what is kept.
     """
 
-    def __init__(self, connection: Connection, app: int, *, payloads: bool) -> None:
+    def __init__(self, connection: Executes, app: int, *, payloads: bool) -> None:
         """`payloads`: load jobs with theirs; else it is b""."""
         self._connection = connection
         self._app = app

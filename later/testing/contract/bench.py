@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import pytest
 
@@ -31,6 +31,20 @@ from later.core.records import (
 from later.testing.clock import VirtualClock
 
 MakeStorage: TypeAlias = Callable[[StorageOptions], Storage]
+
+
+class UserTransaction(Protocol):
+    """A transaction on a connection as users of the backend have one."""
+
+    @property
+    def connection(self) -> object: ...
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+
+Begin: TypeAlias = Callable[[], UserTransaction]
 
 LEASE: Final = 15 * SECOND
 QUEUE: Final = "q"
@@ -189,6 +203,12 @@ class StorageFixtures:
         For a backend with the capability `shared` the callable must be picklable: other processes open it too.
         """
         raise NotImplementedError("override the fixture make_storage: (StorageOptions) -> Storage")
+
+    @pytest.fixture
+    def begin(self) -> Begin:
+        """Begins a transaction on a new connection to the store that `make_storage` opens. Only for a backend with the
+        capability `transactional`."""
+        raise NotImplementedError("override the fixture begin: () -> UserTransaction")
 
     @pytest.fixture
     def clock(self) -> VirtualClock:

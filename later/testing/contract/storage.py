@@ -13,6 +13,7 @@ from later.testing.contract.reading import CountsContract, FindContract, GetCont
 from later.testing.contract.servers import RescueContract, ServerContract
 from later.testing.contract.together import ProcessContract, ThreadContract, WaitContract
 from later.testing.contract.upkeep import OutboxContract, PromoteContract, PruneContract
+from later.testing.contract.within import WithinContract
 from later.testing.machine import check_against_model
 
 
@@ -33,6 +34,7 @@ class AgreementContract(StorageFixtures):
 
 class StorageContract(
     InsertContract,
+    WithinContract,
     ApplyContract,
     ExchangeContract,
     ContinuationContract,
@@ -61,5 +63,7 @@ class StorageContract(
     store, which is empty when the test begins. The options may name a clock: a storage has to use it for every
     time that it reads. For a backend with the capability `shared` the callable must be picklable, because spawned
     processes open the storage too.
+    For a backend with the capability `transactional` override `begin` as well, which begins a transaction on a
+    connection as users have one.
     Nothing is skipped because of a backend's name; what depends on `capabilities` asks them.
     """

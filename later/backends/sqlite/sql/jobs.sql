@@ -105,3 +105,7 @@ DELETE FROM later_payload WHERE job = ?;
 
 -- name: remove_job
 DELETE FROM later_job WHERE num = ?;
+
+-- name: take_turn
+-- Changes nothing; but who runs it writes, so that no other transaction can until its end.
+UPDATE later_app SET name = name WHERE num = -1;
