@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from later.core.errors import Unavailable
 from later.core.ports import Broker, BrokerBackend, BrokerOptions, Storage, StorageBackend, StorageOptions, cannot_join
 from later.core.records import Inserted, Joined, NewJob, Ref
 from later.runtime.group_commit import GroupCommit
@@ -77,20 +78,28 @@ class Connections:
     def insert_within(self, connection: UserConnection, jobs: Sequence[NewJob]) -> Sequence[Inserted]:
         """Store jobs in the user's transaction. They are published after its commit, where that can be known of; by the
         upkeep of the servers where not, or if this process dies before."""
-        storage = self.storage()
-        if not storage.capabilities.transactional:
-            raise cannot_join(storage)
+        storage = self._storage_to_join()
         target = unwrap(connection)
         return self._publish_after(target, storage.insert_within(target.connection, jobs))
 
     async def ainsert_within(self, connection: UserConnection, jobs: Sequence[NewJob]) -> Sequence[Inserted]:
         import asyncio  # 25 ms that a program without async code need not spend
 
-        storage = await asyncio.to_thread(self.storage)
-        if not storage.capabilities.transactional:
-            raise cannot_join(storage)
+        storage = await asyncio.to_thread(self._storage_to_join)
         target = await aunwrap(connection)
         return self._publish_after(target, await storage.ainsert_within(target.connection, jobs))
+
+    def _storage_to_join(self) -> Storage:
+        try:
+            storage = self.storage()
+        except Unavailable as error:
+            raise Unavailable(
+                f"{error}. (If it is your transaction that locks it: the first use of a storage creates what it needs, "
+                "outside of your transaction. Use it once before you begin, by jobs.counts() for instance)"
+            ) from error
+        if not storage.capabilities.transactional:
+            raise cannot_join(storage)
+        return storage
 
     def _publish_after(self, target: Target, joined: Joined) -> Sequence[Inserted]:
         refs = [each.ref for each in joined.inserted if each.ref is not None]

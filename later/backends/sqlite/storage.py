@@ -140,27 +140,16 @@ class SQLiteStorage(Storage):
 
     @override
     def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
-        path = self._database.path
         users = within.connection_of(connection)
-        with within.borrowed(users, path) as own:
+        # Before the user's transaction: a new namespace has to write.
+        app = self._app()
+        with within.borrowed(users, self._database.path) as own:
             if not within.commits_by_itself(users):
                 with within.joined(users, own):
-                    rows = Transaction(own, self._app_within(own), payloads=True)
+                    rows = Transaction(own, app, payloads=True)
                     inserted = self._insert(rows, jobs, self._clock())
                 return Joined(tuple(inserted), committed=False)
         return Joined(tuple(self.insert(jobs)), committed=True)
-
-    def _app_within(self, own: within.Own) -> int:
-        """As `_app`, which may have to write, and could not while the user's transaction does."""
-        if self._app_num is not None:
-            return self._app_num
-        name = {"name": self._namespace}
-        found = own.execute(SQL["find_app"], name).fetchone()
-        if found is None:
-            own.execute(SQL["add_app"], name)
-            found = own.execute(SQL["find_app"], name).fetchone()
-        # Not kept: it may be rolled back.
-        return int(found[0])
 
     # Working
 
