@@ -46,8 +46,9 @@ async def aunwrap(given: UserConnection) -> Target:
     wrapper: Any = given
     try:
         if _is(given, "sqlalchemy.ext.asyncio", "AsyncSession", "async_scoped_session"):
-            connection = await wrapper.connection()
-            return Target(_of_driver(connection.sync_connection), _session_hook(wrapper.sync_session))
+            session = wrapper() if _is(given, "sqlalchemy.ext.asyncio", "async_scoped_session") else wrapper
+            connection = await session.connection()
+            return Target(_of_driver(connection.sync_connection), _session_hook(session.sync_session))
         if _is(given, "sqlalchemy.ext.asyncio", "AsyncConnection"):
             if not wrapper.in_transaction():
                 await wrapper.begin()
