@@ -119,7 +119,7 @@ other = (
 )
 client = JobsBuilder(None, "client").build_client()
 parent: str = jobs.enqueue(SendEmail(address="a@b.c"))
-jobs.enqueue_continue(parent, CreateAccount(id="7"))
+jobs.enqueue_continue(parent, CreateAccount(id="7"), connection=object())
 jobs.enqueue_many([SendEmail(address="a@b.c", body="hi", tags=["x"]), CreateAccount(id="7")])
 client.enqueue(CreateAccount(id=str(MAX_SIZE)))
 assert_type(Mailer("localhost").host, str)

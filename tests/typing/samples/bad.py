@@ -81,6 +81,8 @@ jobs.enqueue_continue("parent", SendEmail(address="a"), on="done")  # error: arg
 jobs.enqueue_delayed(SendEmail(address="a"), 5)  # error: arg-type reportArgumentType
 jobs.enqueue_delayed_at(SendEmail(address="a"), timedelta(1))  # error: arg-type reportArgumentType
 jobs.enqueue(SendEmail(address="a"), priority="high")  # error: arg-type reportArgumentType
+jobs.enqueue(Undeclared(id="7"), connection=object())  # error: arg-type reportArgumentType
+jobs.enqueue(SendEmail(address="a"), conn=object())  # error: call-arg reportCallIssue
 jobs.enqueue(SendEmail(address="a"), delay=5)  # error: call-arg reportCallIssue
 jobs.running(slots="many")  # error: arg-type reportArgumentType
 

@@ -1,5 +1,6 @@
 """What a typed program may write: no type checker says a word."""
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
@@ -78,6 +79,12 @@ any_app(jobs)
 parent = jobs.enqueue(SendEmail(address="a@b.c"), id="x", queue="q", priority=3)
 assert_type(parent, str)
 jobs.enqueue_continue(parent, CreateAccount(id="7"))
+shop = sqlite3.connect("shop.sqlite3")
+assert_type(jobs.enqueue(SendEmail(address="a@b.c"), connection=shop), str)
+assert_type(jobs.enqueue_many([SendEmail(address="a@b.c")], connection=shop.cursor()), list[str])
+jobs.enqueue_continue(parent, CreateAccount(id="7"), connection=shop)
+jobs.enqueue_delayed(SendEmail(address="a@b.c"), timedelta(hours=1), connection=shop)
+jobs.enqueue_delayed_at(SendEmail(address="a@b.c"), datetime.now(UTC), connection=None)
 jobs.enqueue_continue(parent, CreateAccount(id="7"), on="failed")
 jobs.enqueue_delayed(SendEmail(address="a@b.c"), timedelta(hours=1))
 jobs.enqueue_delayed_at(SendEmail(address="a@b.c"), datetime.now(UTC) + timedelta(hours=1))
@@ -87,6 +94,7 @@ assert_type(jobs.wait(parent, 5), Job)
 
 async def main() -> None:
     assert_type(await jobs.aenqueue(SendEmail(address="a@b.c")), str)
+    assert_type(await jobs.aenqueue(SendEmail(address="a@b.c"), connection=shop), str)
     assert_type(await jobs.await_for(parent, timedelta(seconds=5)), Job)
     async with jobs.running(slots=4, queues={"default": 3, "accounts": 1}):
         pass
