@@ -26,10 +26,10 @@ class Jobs:
 
 
 @pytest.fixture(autouse=True)
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of its own, with a module."""
     monkeypatch.chdir(tmp_path)
     Path("small.py").write_text(SMALL)
-    return Path("small.py")
 
 
 def test_the_stub_is_written_beside_the_module() -> None:
