@@ -16,8 +16,8 @@ from later.backends.rabbitmq import RabbitMQ, Trouble
 from later.backends.rabbitmq.broker import RabbitBroker
 from later.backends.rabbitmq.consuming import LINGER, Receipt
 from later.backends.rabbitmq.errors import AccessRefused, QueueMismatch
-from later.backends.rabbitmq.messages import encode
 from later.core.errors import BackendError, Unavailable
+from later.core.messages import encode
 from later.core.ports import BrokerOptions, Delivery
 from later.core.records import Ref
 from tests.support.waiting import later_threads, until

@@ -4,7 +4,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from later.backends.rabbitmq.health import BrokerHealth, Trouble
-from later.backends.rabbitmq.messages import Names
+from later.backends.rabbitmq.names import Names
 from later.backends.rabbitmq.target import Target, parse
 from later.core.errors import ConfigError
 from later.core.ports import BrokerOptions

@@ -18,9 +18,9 @@ from typing_extensions import override
 
 from later.backends.rabbitmq.errors import again
 from later.backends.rabbitmq.health import Trouble
-from later.backends.rabbitmq.messages import Foreign, decode
 from later.backends.rabbitmq.session import ANSWER, Channel, Session, Setup, log
 from later.core.errors import BackendError, Unavailable
+from later.core.messages import ForeignMessage, decode
 from later.core.ports import Delivery
 from later.core.records import Ref
 
@@ -230,7 +230,7 @@ class Consuming(Session):
     def _on_message(self, line: _Line, channel: Channel, method: Any, _properties: object, body: bytes) -> None:
         try:
             ref = decode(self.namespace, line.queue, body)
-        except Foreign as reason:
+        except ForeignMessage as reason:
             channel.basic_reject(method.delivery_tag, requeue=False)
             self._note_foreign(line, reason)
             return
@@ -241,7 +241,7 @@ class Consuming(Session):
                 self.changed.notify_all()
             self._sweep_later()
 
-    def _note_foreign(self, line: _Line, reason: Foreign) -> None:
+    def _note_foreign(self, line: _Line, reason: ForeignMessage) -> None:
         self.health.note(Trouble.FOREIGN)
         line.foreign += 1
         if line.foreign & (line.foreign - 1) == 0:  # the 1st, 2nd, 4th, 8th: a flood is not to flood the log

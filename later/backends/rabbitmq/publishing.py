@@ -10,9 +10,9 @@ from pika import DeliveryMode, spec
 from typing_extensions import override
 
 from later.backends.rabbitmq.health import Trouble
-from later.backends.rabbitmq.messages import encode
 from later.backends.rabbitmq.session import Channel, Session, Setup
 from later.core.errors import BackendError, Unavailable
+from later.core.messages import encode
 from later.core.records import Ref
 
 WINDOW: Final = 1000

@@ -19,7 +19,7 @@ from pika.adapters.select_connection import IOLoop
 from later.backends.rabbitmq.driver import THREAD_PREFIX, Connection, parameters
 from later.backends.rabbitmq.errors import again, translate
 from later.backends.rabbitmq.health import HealthLog, Trouble
-from later.backends.rabbitmq.messages import Names
+from later.backends.rabbitmq.names import Names
 from later.backends.rabbitmq.target import Target
 from later.core.errors import BackendError, Unavailable
 

@@ -1,12 +1,11 @@
-"""What a message says, and how its queue is called.
+"""What a broker's message says. For every broker whose messages are bytes, built in or not.
 
-The queue of an app is `NAMESPACE:QUEUE`: names hold no colon, so no two pairs meet. What is no message of ours goes to
-`NAMESPACE.dead`. A body is JSON, for people who look at it and for programs in other languages:
+A body is JSON, for people who look at it and for programs in other languages:
 
     {"v":1,"ns":"shop","id":"0192...","e":1,"p":0}
 
-v: version of this format; ns: namespace; id and e: the job and its epoch; p: priority. The payload stays in the
-storage.
+v: version of this format; ns: namespace; id and e: the job and its epoch; p: priority. The queue is not in it: it is
+where the message was found. The payload stays in the storage.
 """
 
 import json
@@ -26,28 +25,12 @@ _TOP_PRIORITY: Final = 9
 _LACKING: Final = "it lacks what a message of later has"
 
 
-class Foreign(Exception):
+class ForeignMessage(Exception):
     """Not a message of ours, or not one that this version can read."""
 
 
-class Names:
-    """The queue names of one namespace."""
-
-    def __init__(self, namespace: str) -> None:
-        if namespace.lower().startswith("amq."):
-            raise InvalidName(f'app name "{namespace}": RabbitMQ keeps names that begin with "amq." for itself')
-        self._prefix = f"{namespace}:"
-        self.dead = f"{namespace}.dead"
-
-    def of(self, queue: str) -> str:
-        return self._prefix + queue
-
-    def queue(self, name: str) -> str:
-        """The inverse of `of`."""
-        return name.removeprefix(self._prefix)
-
-
 def encode(namespace: str, ref: Ref) -> bytes:
+    """The body of the message that carries `ref`: at most `LONGEST` bytes of ASCII."""
     # Names hold nothing that JSON escapes.
     return b'{"v":1,"ns":"%b","id":"%b","e":%d,"p":%d}' % (
         namespace.encode(),
@@ -58,35 +41,36 @@ def encode(namespace: str, ref: Ref) -> bytes:
 
 
 def decode(namespace: str, queue: str, body: bytes) -> Ref:
-    """The reference in a message from `queue`. Raises Foreign, which says why in a few words and quotes nothing."""
+    """The reference in a message from `queue`. Raises ForeignMessage, which says why in a few words and quotes nothing
+    of the message."""
     if len(body) > LONGEST:
-        raise Foreign(f"it is longer than {LONGEST} bytes")
+        raise ForeignMessage(f"it is longer than {LONGEST} bytes")
     try:
         content: Any = json.loads(body.decode())
     except (ValueError, RecursionError):
-        raise Foreign("it is not JSON") from None
+        raise ForeignMessage("it is not JSON") from None
     if not isinstance(content, dict):
-        raise Foreign(_LACKING)
+        raise ForeignMessage(_LACKING)
     fields = cast("dict[str, object]", content)
     match fields:
         case {"v": version} if version is True or version != VERSION:
-            raise Foreign("it is of another version of later")
+            raise ForeignMessage("it is of another version of later")
         case {"v": _, "ns": other} if other != namespace:
-            raise Foreign("it is of another app")
+            raise ForeignMessage("it is of another app")
         case {"v": _, "ns": _, "id": str(job_id), "e": int(epoch), "p": int(priority)}:
             return _checked(Ref(job_id, epoch, queue, priority))
         case _:
-            raise Foreign(_LACKING)
+            raise ForeignMessage(_LACKING)
 
 
 def _checked(ref: Ref) -> Ref:
     try:
         check_name("id", ref.id)
     except InvalidName:
-        raise Foreign("its id is not one of later's") from None
+        raise ForeignMessage("its id is not one of later's") from None
     # A JSON true is an int to Python.
     if isinstance(ref.epoch, bool) or isinstance(ref.priority, bool):
-        raise Foreign("it holds a true or false in place of a number")
+        raise ForeignMessage("it holds a true or false in place of a number")
     if not (0 <= ref.epoch <= _TOP_EPOCH and 0 <= ref.priority <= _TOP_PRIORITY):
-        raise Foreign("a number in it is out of range")
+        raise ForeignMessage("a number in it is out of range")
     return ref

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from later.backends.rabbitmq.messages import LONGEST, Foreign, Names, decode, encode
+from later.core.messages import LONGEST, ForeignMessage, decode, encode
 from later.core.records import Ref
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,100}", fullmatch=True)
@@ -17,13 +17,6 @@ def test_what_was_written_is_read(namespace: str, job_id: str, epoch: int, queue
     assert len(body) <= LONGEST
     assert json.loads(body) == {"v": 1, "ns": namespace, "id": job_id, "e": epoch, "p": priority}
     assert decode(namespace, queue, body) == ref
-
-
-@given(NAMES, NAMES)
-def test_queue_names_of_different_apps_never_meet(namespace: str, queue: str) -> None:
-    names = Names(f"x{namespace}")
-    assert names.of(queue) == f"x{namespace}:{queue}"
-    assert ":" not in names.dead
 
 
 @pytest.mark.parametrize(
@@ -58,11 +51,11 @@ def test_queue_names_of_different_apps_never_meet(namespace: str, queue: str) ->
     ],
 )
 def test_what_is_not_ours(body: bytes, why: str) -> None:
-    with pytest.raises(Foreign, match=why):
+    with pytest.raises(ForeignMessage, match=why):
         decode("shop", "default", body)
 
 
 @given(st.binary(max_size=600))
 def test_no_bytes_do_harm(body: bytes) -> None:
-    with pytest.raises(Foreign):
+    with pytest.raises(ForeignMessage):
         decode("shop", "default", body)
