@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 LOCK := requirements/dev.lock
+# A third party's backend as an example: installed too, because its tests are part of `make test`.
+PLUGIN := examples/plugins/later-nats
 
 # The interpreter to build the environment from: `make setup PYTHON=/path/to/python3.12`.
 PYTHON ?=
@@ -65,7 +67,7 @@ help: ## List the targets
 
 setup: $(STAMP) ## Create .venv with the locked dependencies and this project; does nothing when up to date
 
-$(STAMP): pyproject.toml $(LOCK) $(if $(REBUILD),FORCE)
+$(STAMP): pyproject.toml $(PLUGIN)/pyproject.toml $(LOCK) $(if $(REBUILD),FORCE)
 	@$(FUNCTIONS); \
 	if command -v flock >/dev/null 2>&1; then exec 9<Makefile; flock 9; fi; \
 	if ! find usable; then \
@@ -98,7 +100,7 @@ $(STAMP): pyproject.toml $(LOCK) $(if $(REBUILD),FORCE)
 	    "$$python" -m venv --clear $(VENV); \
 	fi; \
 	if ! { $(BIN)/python -m pip install -qq --no-deps --only-binary :all: --require-hashes -r $(LOCK) \
-	    && $(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable . \
+	    && $(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable . --editable ./$(PLUGIN) \
 	    && $(BIN)/python -m pip check >$(VENV)/pip-check.log; }; then \
 	    if test -s $(VENV)/pip-check.log; then cat $(VENV)/pip-check.log >&2; fi; \
 	    say "make setup: pip could not install what $(LOCK) and pyproject.toml ask for (see above)." \

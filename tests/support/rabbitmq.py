@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,7 +21,7 @@ import pytest
 
 from later.backends.rabbitmq.session import Session
 from later.core.ports import Broker, BrokerOptions
-from tests.support.servers import free_port, program
+from tests.support.servers import free_port, listening, make_certificates, program
 
 _PATIENCE: Final = 45.0
 """Seconds for the server to accept connections after its start. It takes 3 on an idle machine."""
@@ -63,7 +62,7 @@ class RabbitServer:
         folder = self._folder
         (folder / "rabbitmq.conf").write_text(_CONFIG.format(folder=folder, port=self.port, tls_port=self.tls_port))
         (folder / "plugins").write_text("[].")
-        _make_certificates(folder)
+        make_certificates(folder)
         if self._user is not None:
             user = pwd.getpwnam(self._user)
             for path in (folder, *folder.iterdir()):
@@ -96,7 +95,7 @@ class RabbitServer:
         if self._epmd is None:
             # Ours, so that the node does not start one that outlives it.
             self._epmd = self._spawn(["epmd", "-port", self._environment["ERL_EPMD_PORT"]])
-            _wait(lambda: _listening(int(self._environment["ERL_EPMD_PORT"])), self._epmd, self._log)
+            _wait(lambda: listening(int(self._environment["ERL_EPMD_PORT"])), self._epmd, self._log)
         (self._folder / "pid").unlink(missing_ok=True)
         self._process = self._spawn([str(self._program)])
         _wait(self._answers, self._process, self._log)
@@ -107,7 +106,7 @@ class RabbitServer:
         return self._folder / "output.log"
 
     def _answers(self) -> bool:
-        if not _listening(self.port):
+        if not listening(self.port):
             return False
         try:
             pika.BlockingConnection(pika.URLParameters(self.url)).close()
@@ -175,24 +174,6 @@ class RabbitServer:
         if self._epmd is not None:
             self._epmd.kill()
             self._epmd.wait()
-
-
-def _make_certificates(folder: Path) -> None:
-    """An authority, and a certificate of it for localhost."""
-    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for command in (
-        ["req", "-x509", *elliptic, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests of later"],
-        ["req", *elliptic[:-2], "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
-        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30"],
-    ):
-        signed = ["-extfile", "names", "-out", "server.pem"] if command[0] == "x509" else []
-        subprocess.run(["openssl", *command, *signed], cwd=folder, check=True, capture_output=True)
-
-
-def _listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _wait(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -2,7 +2,8 @@
 
 Each pytest process (each worker of xdist) has its own server per kind, from the first test that asks for it to the end.
 An environment variable names a server that runs already instead: LATER_TEST_REDIS, LATER_TEST_POSTGRES,
-LATER_TEST_AMQP. Tests keep apart by namespaces, so such a server may be shared; what they stored is removed afterwards.
+LATER_TEST_AMQP, LATER_TEST_NATS. Tests keep apart by namespaces, so such a server may be shared; what they stored is
+removed afterwards.
 
 As root on Debian or Ubuntu a missing server is installed. Elsewhere its tests are skipped, with what to do as the
 reason; with LATER_TEST_SERVERS=required, which the gate sets, they fail.
@@ -83,6 +84,24 @@ def until(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", log: 
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"a server for tests does not start:\n{log.read_text(errors='replace')[-2000:]}", pytrace=False)
         time.sleep(0.005)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def make_certificates(folder: Path) -> None:
+    """An authority (ca.pem), and a certificate of it for localhost (server.pem, server.key)."""
+    elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for command in (
+        ["req", "-x509", *elliptic, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=tests of later"],
+        ["req", *elliptic[:-2], "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
+        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30"],
+    ):
+        signed = ["-extfile", "names", "-out", "server.pem"] if command[0] == "x509" else []
+        subprocess.run(["openssl", *command, *signed], cwd=folder, check=True, capture_output=True)
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
