@@ -1,12 +1,15 @@
 """The hooks of a backend plugin.
 
 A backend is a module (or object) named by an entry point of the group `later.backends`; the entry point's name is the
-URL scheme. `later` imports it only when a URL asks for that scheme. It implements one hook or both.
+URL scheme. `later` imports it only when a URL asks for that scheme, or to list what is installed. It implements
+`later_storage`, `later_broker` or both; `later_capabilities` is for people who choose.
 """
+
+from collections.abc import Sequence
 
 import pluggy
 
-from later.core.ports import BrokerBackend, StorageBackend
+from later.core.ports import BrokerBackend, BrokerCapabilities, StorageBackend, StorageCapabilities
 
 PROJECT = "later"
 
@@ -23,3 +26,9 @@ def later_storage(url: str) -> StorageBackend | None:
 @hookspec(firstresult=True)
 def later_broker(url: str) -> BrokerBackend | None:
     """The broker that `url` names, not yet opened; otherwise as `later_storage`."""
+
+
+@hookspec(firstresult=True)
+def later_capabilities(scheme: str) -> Sequence[StorageCapabilities | BrokerCapabilities] | None:
+    """What a storage and a broker behind `scheme` (in lower case) can do when its URL has no options: at most one of
+    each. Optional; without connecting. `later backends` shows it; at run time only the opened object is asked."""

@@ -4,13 +4,14 @@ Only the scheme that a URL asks for is imported. Built-in backends use the same 
 """
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from later.core.errors import ConfigError, LaterError, PluginError, UnknownScheme
-from later.core.ports import BrokerBackend, StorageBackend
+from later.core.ports import BrokerBackend, BrokerCapabilities, StorageBackend, StorageCapabilities
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from importlib.metadata import EntryPoint, EntryPoints
 
     from pluggy import PluginManager
@@ -45,6 +46,12 @@ class InstalledBackend:
     version: str
     error: str | None
     """Why it cannot be used; None when it loads."""
+    storage: bool = False
+    """It offers a storage."""
+    broker: bool = False
+    storage_capabilities: StorageCapabilities | None = None
+    """What its storage can do; None when it does not say."""
+    broker_capabilities: BrokerCapabilities | None = None
 
 
 class Plugins:
@@ -113,16 +120,52 @@ def installed_backends() -> list[InstalledBackend]:
     schemes = [entry.name for entry in entries]
     found: list[InstalledBackend] = []
     for entry in entries:
-        error = None
+        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
+        backend = InstalledBackend(entry.name, name, version, None)
         try:
             if schemes.count(entry.name) > 1:
                 _entry_for("backend", entry.name)
-            _load(_new_manager(), entry)
+            backend = _described(backend, entry)
         except LaterError as problem:
-            error = str(problem)
-        name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("unknown", "")
-        found.append(InstalledBackend(entry.name, name, version, error))
+            backend = replace(backend, error=str(problem))
+        found.append(backend)
     return sorted(found, key=lambda backend: (backend.scheme, backend.distribution))
+
+
+def _described(backend: InstalledBackend, entry: "EntryPoint") -> InstalledBackend:
+    """With what its plugin says of itself. Raises PluginError."""
+    manager = _new_manager()
+    plugin = _load(manager, entry)
+    callers = manager.get_hookcallers(plugin) or []
+    hooks = {caller.name for caller in callers}
+    backend = replace(backend, storage="later_storage" in hooks, broker="later_broker" in hooks)
+    try:
+        told: object = manager.hook.later_capabilities(scheme=entry.name.lower())
+    except Exception as error:
+        raise PluginError(
+            f"later_capabilities of the backend for {entry.name}:// from {_origin(entry)} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if told is None:
+        return backend
+    if not isinstance(told, (list, tuple)):
+        raise _wrong_capabilities(entry)
+    for each in cast("Sequence[object]", told):
+        match each:
+            case StorageCapabilities() if backend.storage and backend.storage_capabilities is None:
+                backend = replace(backend, storage_capabilities=each)
+            case BrokerCapabilities() if backend.broker and backend.broker_capabilities is None:
+                backend = replace(backend, broker_capabilities=each)
+            case _:
+                raise _wrong_capabilities(entry)
+    return backend
+
+
+def _wrong_capabilities(entry: "EntryPoint") -> PluginError:
+    return PluginError(
+        f"later_capabilities of the backend for {entry.name}:// from {_origin(entry)} did not return a list with one "
+        "StorageCapabilities for its storage, one BrokerCapabilities for its broker, and nothing else"
+    )
 
 
 def _scheme_of(kind: str, url: str) -> str:
@@ -171,7 +214,7 @@ def _load(manager: "PluginManager", entry: "EntryPoint") -> object:
 
     try:
         plugin: object = entry.load()
-    except Exception as error:  # the import runs the plugin's code, which may raise anything
+    except (Exception, SystemExit) as error:  # the import runs the plugin's code, which may raise anything
         extra = _EXTRAS.get(entry.name)
         hint = ""
         if isinstance(error, ModuleNotFoundError) and extra:
@@ -187,7 +230,8 @@ def _load(manager: "PluginManager", entry: "EntryPoint") -> object:
         raise PluginError(
             f"the backend for {entry.name}:// from {_origin(entry)} does not follow the hooks: {error}"
         ) from error
-    if not manager.get_hookcallers(plugin):
+    hooks = {caller.name for caller in manager.get_hookcallers(plugin) or []}
+    if not hooks & {"later_storage", "later_broker"}:
         raise PluginError(
             f"the backend for {entry.name}:// from {_origin(entry)} implements neither later_storage nor "
             "later_broker: mark them with @hookimpl from later.core.hookspecs"

@@ -5,6 +5,7 @@ from later.testing import BrokerContract, MakeBroker, MakeStorage, StorageContra
 
 
 class TestMemoryStorage(StorageContract):
+    scheme = "memory"
     histories = 200
 
     @pytest.fixture
@@ -13,6 +14,8 @@ class TestMemoryStorage(StorageContract):
 
 
 class TestMemoryBroker(BrokerContract):
+    scheme = "memory"
+
     @pytest.fixture
     def make_broker(self) -> MakeBroker:
         return Memory().open_broker

@@ -10,6 +10,8 @@ from tests.support.servers import Apart
 
 
 class TestPostgres(StorageContract):
+    scheme = "postgresql"
+
     @pytest.fixture
     def make_storage(self, postgres_url: str, postgres_prefix: str) -> MakeStorage:
         return Apart(Postgres(postgres_url).open_storage, postgres_prefix)

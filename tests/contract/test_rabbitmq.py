@@ -6,6 +6,8 @@ from tests.support.rabbitmq import ApartBrokers
 
 
 class TestRabbitMQ(BrokerContract):
+    scheme = "amqp"
+
     @pytest.fixture
     def make_broker(self, rabbitmq_url: str, rabbitmq_prefix: str) -> MakeBroker:
         return ApartBrokers(RabbitMQ(rabbitmq_url).open_broker, rabbitmq_prefix)

@@ -11,6 +11,8 @@ from tests.support.connections import Users
 
 
 class TestSQLite(StorageContract):
+    scheme = "sqlite"
+
     @pytest.fixture
     def make_storage(self, tmp_path: Path) -> MakeStorage:
         return SQLite(tmp_path / "jobs.sqlite3").open_storage

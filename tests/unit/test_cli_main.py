@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from later import StorageFull
 from later.cli import backends, main
+from later.core.ports import StorageCapabilities
 from later.runtime.plugins import InstalledBackend
 from tests.support.shop import later_command
 
@@ -86,15 +87,35 @@ def test_wrong_use_is_told_with_another_code() -> None:
 
 def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        InstalledBackend("memory", "later-jobs", "1.2", None),
+        InstalledBackend(
+            "memory",
+            "later-jobs",
+            "1.2",
+            None,
+            storage=True,
+            broker=True,
+            storage_capabilities=StorageCapabilities(
+                durable=False, shared=False, shared_between_hosts=False, push=False
+            ),
+        ),
+        InstalledBackend(
+            "pg",
+            "later-pg",
+            "3",
+            None,
+            storage=True,
+            storage_capabilities=StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=True),
+        ),
         InstalledBackend("mongo", "later-mongo", "0.1", "it does not load: ModuleNotFoundError: \x1bpymongo"),
     ]
     monkeypatch.setattr(backends, "installed_backends", lambda: found)
 
     assert later_command("backends").stdout.splitlines() == [
-        "SCHEME  DISTRIBUTION  VERSION  STATUS",
-        "memory  later-jobs    1.2      loads",
-        "mongo   later-mongo   0.1      broken",
+        "SCHEME  KIND     CAPABILITIES          DISTRIBUTION  VERSION  STATUS",
+        "memory  storage  none                  later-jobs    1.2      loads",
+        "memory  broker   ?                     later-jobs    1.2      loads",
+        "pg      storage  durable, hosts, push  later-pg      3        loads",
+        "mongo   ?        ?                     later-mongo   0.1      broken",
         "",
         r"mongo: it does not load: ModuleNotFoundError: \x1bpymongo",
     ]
@@ -112,6 +133,16 @@ def test_backends_as_json() -> None:
         "version": found["sqlite"]["version"],
         "loads": True,
         "error": None,
+        "storage": {
+            "capabilities": {
+                "durable": True,
+                "shared": True,
+                "shared_between_hosts": False,
+                "push": True,
+                "transactional": True,
+            },
+        },
+        "broker": None,
     }
 
 

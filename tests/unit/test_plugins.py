@@ -11,7 +11,8 @@ import pytest
 
 from later import ConfigError, PluginError, UnknownScheme
 from later.backends.memory import Memory
-from later.runtime.plugins import Plugins, installed_backends
+from later.core.ports import BrokerCapabilities, StorageCapabilities
+from later.runtime.plugins import InstalledBackend, Plugins, installed_backends
 
 PASSWORD = "hunter2"
 GOOD = """
@@ -226,6 +227,63 @@ def test_installed_backends(install: Install) -> None:
     assert found["memory"].error is None
     assert (found["acme"].distribution, found["acme"].version, found["acme"].error) == ("acme-later", "1.2", None)
     assert "ModuleNotFoundError" in (found["broken"].error or "")
+
+
+WITH_CAPABILITIES = (
+    GOOD
+    + """
+    from later.core.ports import BrokerCapabilities, StorageCapabilities
+
+    STORAGE = StorageCapabilities(durable=True, shared=True, shared_between_hosts=False, push=False)
+    BROKER = BrokerCapabilities(durable=True, shared=True, priority=False)
+
+    @hookimpl
+    def later_capabilities(scheme):
+        return [STORAGE]
+"""
+)
+
+
+def listed(scheme: str) -> InstalledBackend:
+    [found] = [each for each in installed_backends() if each.scheme == scheme]
+    return found
+
+
+def test_the_kinds_and_capabilities_of_installed_backends(install: Install) -> None:
+    install("acme", WITH_CAPABILITIES)
+    found = listed("acme")
+    assert (found.error, found.storage, found.broker, found.broker_capabilities) == (None, True, False, None)
+    assert found.storage_capabilities == StorageCapabilities(
+        durable=True, shared=True, shared_between_hosts=False, push=False
+    )
+    assert listed("memory").broker_capabilities == BrokerCapabilities(durable=False, shared=False, priority=True)
+
+
+def test_a_backend_need_not_tell_its_capabilities(install: Install) -> None:
+    install("acme")
+    install("other", WITH_CAPABILITIES.replace("[STORAGE]", "None"), distribution="other-later")
+    for scheme in ("acme", "other"):
+        found = listed(scheme)
+        assert (found.error, found.storage, found.storage_capabilities) == (None, True, None)
+
+
+@pytest.mark.parametrize("wrong", ["STORAGE", "[42]", "[BROKER]", "[STORAGE, STORAGE]", "1 / 0"])
+def test_wrong_capabilities_break_the_listing_of_that_backend_only(install: Install, wrong: str) -> None:
+    install("acme", WITH_CAPABILITIES.replace("[STORAGE]", wrong))
+    assert "later_capabilities of the backend for acme:// from acme-later 1.2" in (listed("acme").error or "")
+    assert listed("memory").error is None
+    assert isinstance(storage("acme://"), Memory)
+
+
+def test_a_plugin_that_only_tells_capabilities(install: Install) -> None:
+    install("acme", WITH_CAPABILITIES.replace("@hookimpl", "", 1))
+    assert "implements neither" in (listed("acme").error or "")
+
+
+def test_a_plugin_that_exits_breaks_nothing_else(install: Install) -> None:
+    install("acme", "import sys; sys.exit(3)")
+    assert "acme-later 1.2 does not load: SystemExit: 3" in (listed("acme").error or "")
+    assert listed("memory").error is None
 
 
 def test_importing_later_imports_no_backend_and_nothing_heavy() -> None:

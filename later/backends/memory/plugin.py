@@ -1,12 +1,15 @@
 """`memory://NAME`: one store per process and name; the name may be left out."""
 
+from collections.abc import Sequence
 from threading import Lock
 
 from later.backends.memory import Memory
+from later.backends.memory.broker import MemoryBroker
+from later.backends.memory.storage import MemoryStorage
 from later.core.errors import ConfigError, InvalidName
 from later.core.hookspecs import hookimpl
 from later.core.names import check_name
-from later.core.ports import BrokerBackend, StorageBackend
+from later.core.ports import BrokerBackend, BrokerCapabilities, StorageBackend, StorageCapabilities
 
 _lock = Lock()
 _stores: dict[str, Memory] = {}
@@ -34,3 +37,8 @@ def later_storage(url: str) -> StorageBackend | None:
 @hookimpl
 def later_broker(url: str) -> BrokerBackend | None:
     return _store(url)
+
+
+@hookimpl
+def later_capabilities(scheme: str) -> Sequence[StorageCapabilities | BrokerCapabilities]:  # noqa: ARG001  the same for all
+    return [MemoryStorage.capabilities, MemoryBroker.capabilities]

@@ -1,14 +1,22 @@
 """`postgresql://` and `postgres://`; see `target`."""
 
+from collections.abc import Sequence
+
 # Imported for its absence: without the driver the plugin does not load, and the error says what to install.
 import psycopg  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 from later.backends.postgres import Postgres
+from later.backends.postgres.storage import capabilities
 from later.backends.postgres.target import SCHEMES
 from later.core.hookspecs import hookimpl
-from later.core.ports import StorageBackend
+from later.core.ports import StorageBackend, StorageCapabilities
 
 
 @hookimpl
 def later_storage(url: str) -> StorageBackend | None:
     return Postgres(url) if url.partition("://")[0].lower() in SCHEMES else None
+
+
+@hookimpl
+def later_capabilities(scheme: str) -> Sequence[StorageCapabilities]:  # noqa: ARG001  the same for all
+    return [capabilities(push=True)]

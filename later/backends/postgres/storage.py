@@ -54,6 +54,10 @@ _UNSETTLED: Final = 500
 T = TypeVar("T")
 
 
+def capabilities(*, push: bool) -> StorageCapabilities:
+    return StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=push, transactional=True)
+
+
 class PostgresStorage(Storage):
     """Every call is one transaction: one round trip where nothing has to be decided job by job (`sets`), otherwise
     one that locks and reads and one that writes and commits (`work`). A call that finds nothing to do writes
@@ -69,9 +73,7 @@ class PostgresStorage(Storage):
         self._made_within: Within | None = None
         self._pushes = not database.pooler
         self._wakeup = Wakeup(database, self._has_ready, self._channel if self._pushes else None)
-        self.capabilities = StorageCapabilities(
-            durable=True, shared=True, shared_between_hosts=True, push=self._pushes, transactional=True
-        )
+        self.capabilities = capabilities(push=self._pushes)
 
     @override
     def migrate(self) -> None:

@@ -17,6 +17,10 @@ from later.core.ports import Broker, BrokerCapabilities, Delivery
 from later.core.records import Ref
 
 
+def capabilities(*, quorum: bool) -> BrokerCapabilities:
+    return BrokerCapabilities(durable=True, shared=True, priority=not quorum)
+
+
 class _Links:
     """The connections of one process."""
 
@@ -33,7 +37,7 @@ class RabbitBroker(Broker):
     """Opened lazily, in each process: after a fork the parent's connections are left alone."""
 
     def __init__(self, target: Target, tls: ssl.SSLContext | None, namespace: str, *, quorum: bool) -> None:
-        self.capabilities = BrokerCapabilities(durable=True, shared=True, priority=not quorum)
+        self.capabilities = capabilities(quorum=quorum)
         self._make: Callable[[], _Links] = partial(_Links, target, tls, namespace, quorum=quorum)
         self._by_pid: dict[int, _Links] = {}
 

@@ -1,11 +1,13 @@
 """`sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite:file.db`."""
 
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 from later.backends.sqlite import SQLite
+from later.backends.sqlite.storage import SQLiteStorage
 from later.core.errors import ConfigError
 from later.core.hookspecs import hookimpl
-from later.core.ports import StorageBackend
+from later.core.ports import StorageBackend, StorageCapabilities
 
 _FORMS = "write sqlite:///relative.db, sqlite:////absolute.db or sqlite:file.db"
 
@@ -28,3 +30,8 @@ def later_storage(url: str) -> StorageBackend | None:
     if not path:
         raise ConfigError(f"the SQLite URL names no file: {_FORMS}")
     return SQLite(path)
+
+
+@hookimpl
+def later_capabilities(scheme: str) -> Sequence[StorageCapabilities]:  # noqa: ARG001  the same for all
+    return [SQLiteStorage.capabilities]

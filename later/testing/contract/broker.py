@@ -10,6 +10,7 @@ import pytest
 
 from later.core.ports import Broker, BrokerOptions, Delivery
 from later.core.records import Ref
+from later.testing.contract.plugin import check_plugin
 from later.testing.contract.together import together
 
 MakeBroker: TypeAlias = Callable[[BrokerOptions], Broker]
@@ -38,6 +39,9 @@ class BrokerContract:
     patience: ClassVar[float] = 20.0
     """Seconds within which a message that was published has to come."""
 
+    scheme: ClassVar[str | None] = None
+    """The scheme that the backend is installed under, if it is. Then the contract also looks at its plugin."""
+
     def receive(self, broker: Broker, number: int, *queues: str) -> list[Delivery]:
         """Receive until `number` messages came."""
         deliveries: list[Delivery] = []
@@ -63,6 +67,9 @@ class BrokerContract:
         broker = make_broker(BrokerOptions("contract"))
         yield broker
         broker.close()
+
+    def test_the_plugin_says_what_the_broker_can_do(self, broker: Broker) -> None:
+        check_plugin(self.scheme, broker.capabilities)
 
     def test_a_message_is_what_was_published(self, broker: Broker) -> None:
         message = Ref("job-1.a_B", 2**40, "queue-1.a_B", 9)

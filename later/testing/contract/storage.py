@@ -4,11 +4,13 @@ from typing import ClassVar
 
 from hypothesis import settings
 
+from later.core.ports import Storage
 from later.testing.contract.apply import ApplyContract
 from later.testing.contract.bench import MakeStorage, StorageFixtures, fresh_namespace
 from later.testing.contract.continuations import ContinuationContract
 from later.testing.contract.exchange import ExchangeContract
 from later.testing.contract.insert import InsertContract
+from later.testing.contract.plugin import check_plugin
 from later.testing.contract.reading import CountsContract, FindContract, GetContract, OpeningContract
 from later.testing.contract.servers import RescueContract, ServerContract
 from later.testing.contract.together import ProcessContract, ThreadContract, WaitContract
@@ -67,3 +69,9 @@ class StorageContract(
     connection as users have one.
     Nothing is skipped because of a backend's name; what depends on `capabilities` asks them.
     """
+
+    scheme: ClassVar[str | None] = None
+    """The scheme that the backend is installed under, if it is. Then the contract also looks at its plugin."""
+
+    def test_the_plugin_says_what_the_storage_can_do(self, storage: Storage) -> None:
+        check_plugin(self.scheme, storage.capabilities)

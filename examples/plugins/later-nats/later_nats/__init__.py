@@ -25,7 +25,7 @@ class Nats:
     Connects at first use, in each process, with one thread of its own. Raises ConfigError.
     """
 
-    broker_capabilities = BrokerCapabilities(durable=True, shared=True, priority=False)
+    capabilities = BrokerCapabilities(durable=True, shared=True, priority=False)
 
     def __init__(self, url: str) -> None:
         self._target: Target = parse(url)
@@ -39,4 +39,4 @@ class Nats:
         # Here, so that naming a server does not import a driver.
         from later_nats.broker import NatsBroker
 
-        return NatsBroker(self._target, options.namespace, self.broker_capabilities)
+        return NatsBroker(self._target, options.namespace, self.capabilities)

@@ -8,6 +8,8 @@ from tests.support.nats import ApartBackend
 
 
 class TestNats(BrokerContract):
+    scheme = "nats"
+
     @pytest.fixture
     def make_broker(self, nats_url: str, nats_prefix: str) -> MakeBroker:
         return ApartBackend(Nats(nats_url), nats_prefix).open_broker
