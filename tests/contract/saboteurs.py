@@ -3,6 +3,7 @@
 Each names the tests that have to fail. They break the reference model, whose methods are small, or the memory broker.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -879,6 +880,181 @@ class AckCountsTwice(BrokerSaboteur):
                 super().ack([delivery])
             else:
                 super().ack(super().receive(["q"], 1, 0))
+
+
+class LosesSome(BrokerSaboteur):
+    """The last message of each batch that is longer than one."""
+
+    caught_by: ClassVar = ["test_equals_come_in_order", "test_threads_share_the_messages"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish(refs[:-1] if len(refs) > 1 else refs)
+
+
+class PublishesTwice(BrokerSaboteur):
+    caught_by: ClassVar = ["test_a_message_is_received_once_while_it_is_reserved", "test_threads_share_the_messages"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref for ref in refs for _ in range(2)])
+
+
+class LowestPriorityFirst(BrokerSaboteur):
+    caught_by: ClassVar = ["test_a_higher_priority_comes_first"]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return sorted(super().receive(queues, limit, wait), key=lambda delivery: delivery.ref.priority)
+
+
+class AcksAtReceive(BrokerSaboteur):
+    caught_by: ClassVar = [
+        "test_a_released_message_comes_again_to_anyone",
+        "test_acking_after_a_reconnect_is_ignored",
+        "test_reserved_messages_return_when_the_connection_is_closed",
+    ]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        deliveries = super().receive(queues, limit, wait)
+        self.ack(deliveries)
+        return deliveries
+
+
+class ReleaseIsAnotherPublish(BrokerSaboteur):
+    """Whatever became of the message meanwhile."""
+
+    caught_by: ClassVar = ["test_acking_after_a_reconnect_is_ignored"]
+
+    @override
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        self.ack(deliveries)
+        self.publish([delivery.ref for delivery in deliveries])
+
+
+class AnswersByJob(BrokerSaboteur):
+    """A late answer hits the message of a later connection."""
+
+    caught_by: ClassVar = ["test_acking_after_a_reconnect_is_ignored"]
+
+    @override
+    def ack(self, deliveries: Sequence[Delivery]) -> None:
+        refs = {delivery.ref for delivery in deliveries}
+        self._reserved = {tag: ref for tag, ref in self._reserved.items() if ref not in refs}
+
+
+class BlocksPastTheWait(BrokerSaboteur):
+    caught_by: ClassVar = ["test_a_receive_that_finds_nothing_waits_and_then_returns"]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return super().receive(queues, limit, wait * 5)
+
+
+class NeverBlocks(BrokerSaboteur):
+    caught_by: ClassVar = [
+        "test_a_receive_that_finds_nothing_waits_and_then_returns",
+    ]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return super().receive(queues, limit, 0)
+
+
+class DeafToWake(BrokerSaboteur):
+    caught_by: ClassVar = ["test_wake_ends_every_receive"]
+
+    @override
+    def wake(self) -> None:
+        pass
+
+
+class HearsNoArrival(BrokerSaboteur):
+    """Looks when the wait is over only."""
+
+    caught_by: ClassVar = ["test_a_waiting_receiver_gets_a_message_at_once"]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return (
+            super().receive(queues, limit, 0)
+            or super().receive(["nobody's"], 1, wait)
+            or super().receive(queues, limit, 0)
+        )
+
+
+class MixesQueues(BrokerSaboteur):
+    caught_by: ClassVar = ["test_only_the_queues_asked_for"]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return super().receive([*queues, *self._exchange.queues], limit, wait)
+
+
+class ForgetsTheEpoch(BrokerSaboteur):
+    caught_by: ClassVar = ["test_a_message_is_what_was_published"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref._replace(epoch=1) for ref in refs])
+
+
+class ClosedForGood(BrokerSaboteur):
+    caught_by: ClassVar = ["test_a_closed_broker_may_be_used_again"]
+
+    _closed = False
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        return [] if self._closed else super().receive(queues, limit, wait)
+
+    @override
+    def close(self) -> None:
+        super().close()
+        self._closed = True
+
+
+class NotMadeForThreads(BrokerSaboteur):
+    """Reads a message in one step and removes it in another."""
+
+    caught_by: ClassVar = ["test_threads_share_the_messages"]
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        with self._changed:
+            lines = [line for queue in queues for line in self._exchange.queues.get(queue, {}).values()]
+            seen = [ref for line in lines for ref in line][:limit]
+        if not seen:
+            return super().receive(queues, limit, wait)
+        time.sleep(0.002)
+        taken = super().receive(queues, len(seen), 0)
+        self.ack(taken)
+        return [Delivery(ref, None) for ref in seen]
+
+
+class DepthIsText(BrokerSaboteur):
+    caught_by: ClassVar = ["test_the_depth_is_roughly_known"]
+
+    @override
+    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+        return {queue: str(depth) for queue, depth in super().depth(queues).items()}  # type: ignore[misc]
+
+
+class DepthIsUnknown(BrokerSaboteur):
+    caught_by: ClassVar = ["test_the_depth_is_roughly_known"]
+
+    @override
+    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+        return dict.fromkeys(queues, 0)
+
+
+class DepthOfDeclaredOnly(BrokerSaboteur):
+    caught_by: ClassVar = ["test_the_depth_is_roughly_known"]
+
+    @override
+    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+        return super().depth([queue for queue in queues if queue in self._exchange.queues])
 
 
 class OneBrokerForAll(BrokerSaboteur):

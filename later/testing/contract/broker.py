@@ -97,6 +97,14 @@ class BrokerContract:
             assert broker.receive(["q"], 5, wait) == []
         assert broker.receive([], 5, 0) == []
 
+    def test_a_receive_that_finds_nothing_waits_and_then_returns(self, broker: Broker) -> None:
+        broker.declare(["q"])
+        started = time.monotonic()
+        assert broker.receive(["q"], 5, 0.1) == []
+        waited = time.monotonic() - started
+        assert waited >= 0.05, "a worker would ask in a loop"
+        assert waited < 0.1 + self.patience / 2
+
     def test_equals_come_in_order(self, broker: Broker) -> None:
         messages = [ref(f"job-{n}") for n in range(50)]
         broker.publish(messages[:20])
@@ -111,6 +119,7 @@ class BrokerContract:
     def test_only_the_queues_asked_for(self, broker: Broker) -> None:
         broker.publish([ref("a", "q"), ref("b", "r"), ref("c", "s")])
         assert set(refs(self.receive(broker, 2, "s", "q"))) == {ref("a", "q"), ref("c", "s")}
+        assert broker.receive(["s", "q"], 5, 0.05) == []
         assert refs(self.receive(broker, 1, "r")) == [ref("b", "r")]
 
     def test_a_higher_priority_comes_first(self, broker: Broker) -> None:
@@ -145,6 +154,10 @@ class BrokerContract:
         broker.close()
         broker.ack(deliveries)
         broker.release(deliveries)
+        assert refs(self.receive(broker, 1)) == [ref("job")]
+        assert broker.receive(["q"], 5, 0.05) == []
+        broker.ack(deliveries)  # of the earlier connection, while this one has the message reserved
+        broker.close()
         assert refs(self.receive(broker, 1)) == [ref("job")]
 
     def test_a_released_message_comes_again_to_anyone(self, broker: Broker, other: Broker) -> None:
@@ -181,6 +194,10 @@ class BrokerContract:
         broker.declare(["q", "empty"])
         assert set(broker.depth(["q", "empty", "undeclared"])) == {"q", "empty", "undeclared"}
         broker.publish([ref("a"), ref("b")])
+        end = time.monotonic() + self.patience
+        while (depth := broker.depth(["q"])["q"]) == 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert depth > 0
         assert broker.depth(["empty"]) == {"empty": 0}
         assert broker.depth([]) == {}
 
