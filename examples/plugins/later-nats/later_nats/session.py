@@ -84,7 +84,7 @@ class Session:
     # --- opening and ending
 
     async def open(self) -> None:
-        """Connect and log in. Raises BackendError."""
+        """Connect and log in; `error` says why it could not."""
         try:
             await asyncio.wait_for(self._connect(), OPENING)
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -93,8 +93,8 @@ class Session:
         except BaseException:
             await self.end(Unavailable(f"the connection to NATS at {self._target.place} was given up"))
             raise
-        if self.error is not None:
-            raise again(self.error)
+        if self.ended:
+            return
         self.opened_at = time.monotonic()
         self._start(self._keep_reserved())
 
@@ -282,13 +282,17 @@ class Session:
                 subject = self._names.subject(ref.queue)
                 reply = f"{self._inbox}.confirm.{number}"
                 await self._client.publish(subject, encode(self.namespace, ref), reply=reply)
-            results = await asyncio.wait_for(asyncio.gather(*sent.values(), return_exceptions=True), ANSWER)
+            _, unanswered = await asyncio.wait(sent.values(), timeout=ANSWER)
         finally:
             for number in sent:
                 self._unconfirmed.pop(number, None)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+            # Each error is looked at: asyncio complains of those that nobody has seen.
+            errors = [future.exception() for future in sent.values() if not future.cancel()]
+        if unanswered:
+            raise TimeoutError
+        for error in errors:
+            if error is not None:
+                raise error
 
     async def _on_confirmed(self, message: Msg) -> None:
         confirmed = self._unconfirmed.get(message.subject.rpartition(".")[2])
