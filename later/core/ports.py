@@ -285,11 +285,14 @@ class Broker(ABC):
     @abstractmethod
     def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
         """Up to `limit` messages, those of earlier queues first as far as the broker can; blocks up to `wait` seconds
-        for the first. Each stays reserved for this process until acked, released, or the connection ends."""
+        for the first, and no less when none comes. With a wait of 0: what is there, which may cost a round trip. Each
+        stays reserved for this process until acked, released, or the connection ends. What was reserved on the way and
+        is not returned goes back soon."""
 
     @abstractmethod
     def ack(self, deliveries: Sequence[Delivery]) -> None:
-        """Done with these messages. Acking twice, or after a reconnect, is ignored."""
+        """Done with these messages. Acking twice, or after a reconnect, is ignored; so is an ack that does not arrive:
+        the message comes again."""
 
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -297,7 +300,7 @@ class Broker(ABC):
 
     @abstractmethod
     def wake(self) -> None:
-        """Make every `receive` of this process return now."""
+        """Make every `receive` of this process return now, also one that is still connecting."""
 
     @abstractmethod
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
@@ -315,4 +318,6 @@ class StorageBackend(Protocol):
 
 
 class BrokerBackend(Protocol):
+    """A broker not yet opened; otherwise as `StorageBackend`."""
+
     def open_broker(self, options: BrokerOptions) -> Broker: ...
