@@ -146,7 +146,9 @@ class Storage(ABC):
         `insert`, the claims of `exchange`, `promote`, `rescue` and `prune`.
 
         When a job ends, its Awaiting children are moved in the same atomic step as `lifecycle.continuation` decides,
-        and theirs if they end, and so on; all that became Enqueued is returned. The history entry is part of the step.
+        and theirs if they end, and so on; all that became Enqueued is returned. What a
+        storage does not do at once, after `steps.CASCADE` of them, it leaves to `promote`. The history entry is part of
+        the step.
         Several changes of one job are applied in order. One round trip.
         """
         return list(self.exchange(Claimant("", ""), changes).applied)
@@ -189,8 +191,9 @@ class Storage(ABC):
 
     @abstractmethod
     def promote(self, limit: int) -> Promoted:
-        """Move up to `limit` Scheduled jobs whose time has come to Enqueued, by (run_at, id); and look again at
-        continuations that were inserted within a transaction of the user's (`insert_within`)."""
+        """Move up to `limit` Scheduled jobs whose time has come to Enqueued, by (run_at, id); look again at
+        continuations that were inserted within a transaction of the user's (`insert_within`); and go on with the
+        children of jobs that had too many for one step (`apply`), oldest first, as the parent's state is now."""
 
     @abstractmethod
     def rescue(self, limit: int, dead: Sequence[str] = ()) -> Rescued:

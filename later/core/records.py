@@ -267,7 +267,7 @@ class Applied(NamedTuple):
 class Promoted(NamedTuple):
     enqueued: tuple[Ref, ...]
     next_due_in: Micros | None
-    """Until the earliest job that is still Scheduled; 0 or less when more are due than the limit let through."""
+    """Until the earliest job that is still Scheduled; 0 or less when there was more to do than one call may."""
 
 
 class Rescued(NamedTuple):

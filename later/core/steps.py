@@ -7,7 +7,7 @@ compares.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from later.core.lifecycle import (
     Cause,
@@ -32,6 +32,10 @@ from later.core.records import (
     Verdict,
 )
 
+CASCADE: Final = 1000
+"""Continuations that one atomic step moves at most. More of them could hold a storage for so long that servers cannot
+renew their leases, or never be done within a deadline."""
+
 
 class Rows(Protocol):
     """The jobs of one namespace within one atomic step. A read sees what the same step wrote before it."""
@@ -39,7 +43,8 @@ class Rows(Protocol):
     def load(self, job_id: str, /) -> JobRecord | None: ...
 
     def awaiting(self, parent: str, /) -> Iterable[JobRecord]:
-        """The Awaiting children of `parent`, oldest first."""
+        """The Awaiting children of `parent`, oldest first; where a step may hold up others, no more than are left of
+        its `CASCADE`. The adapter then remembers the parent, in the same step, and `promote` goes on by `tell`."""
         ...
 
     def add(self, job: JobRecord, entry: HistoryEntry, /) -> None:
@@ -82,10 +87,12 @@ def move(rows: Rows, change: Change, now: Micros, *, outbox: bool) -> Applied:
     rows.save(job, step.job, step.entry)
     if step.verdict is not Verdict.APPLIED:
         return Applied(step.verdict, step.job.state, ())
-    return Applied(step.verdict, step.job.state, tuple(_consequences(rows, step.job, now, outbox=outbox)))
+    return Applied(step.verdict, step.job.state, tuple(tell(rows, step.job, now, outbox=outbox)))
 
 
-def _consequences(rows: Rows, moved: JobRecord, now: Micros, *, outbox: bool) -> Iterator[Ref]:
+def tell(rows: Rows, moved: JobRecord, now: Micros, *, outbox: bool) -> Iterator[Ref]:
+    """What it means for others that `moved` has come into its state; gives what became Enqueued. Again for a job that
+    had more children than one step may move; nothing for one that has not ended, since its next end will tell them."""
     work = deque([moved])
     while work:
         job = work.popleft()

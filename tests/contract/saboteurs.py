@@ -38,6 +38,7 @@ from later.core.records import (
     State,
     Verdict,
 )
+from later.core.steps import CASCADE
 from later.testing import ModelStorage, ModelTransaction
 from later.testing.clock import wall_clock
 from later.testing.model import World
@@ -99,6 +100,20 @@ class ReleaseOfTheNearestOnly(Saboteur):
         children = super()._children(parent)
         grandparent = self._load(parent)
         return children if grandparent is None or grandparent.parent is None else []
+
+
+class ReleaseOfTheFirstOnly(Saboteur):
+    """What is too much for one step is forgotten."""
+
+    caught_by: ClassVar = [
+        "test_many_children_are_told_in_time_and_in_order",
+        "test_children_that_wait_on_do_not_hide_those_behind_them",
+    ]
+    by_history = False
+
+    @override
+    def _children(self, parent: str) -> list[JobRecord]:
+        return super()._children(parent)[:CASCADE]
 
 
 class SecondRelease(Saboteur):

@@ -21,6 +21,7 @@ from later.core.lifecycle import DAY, KEEP, RULES
 from later.core.records import FURTHEST, HISTORY_LIMIT, SECOND, JobQuery
 from later.core.registry import JobType
 from later.core.retry import LONGEST, Retry
+from later.core.steps import CASCADE
 from later.runtime.enqueue import MANY
 from later.runtime.group_commit import DEADLINE
 from later.runtime.jobs import MOVES, PAGE_LARGEST
@@ -117,6 +118,7 @@ def test_every_default_is_told() -> None:
     assert told("History", HISTORY_LIMIT)
     assert told("Payloads of one `enqueue_many`", f"{MANY:,}")
     assert told("Ids of one `requeue`", f"{MOVES:,}")
+    assert told("releases at once", f"{CASCADE:,}")
     assert told("Jobs on a page", JobQuery().limit, PAGE_LARGEST)
 
 

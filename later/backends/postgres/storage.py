@@ -439,34 +439,41 @@ class PostgresStorage(Storage):
     def promote(self, limit: int) -> Promoted:
         sql = self._sql()
 
-        def look(session: Session) -> tuple[Micros | None, bool]:
+        def look(session: Session) -> tuple[Micros | None, bool, bool]:
             with session.batch(last=True):
                 # Here, because it is called every few seconds wherever there is work.
                 session.send(sql["sum_up"], self._values(threshold=_TALLY))
                 unsettled = session.send(sql["has_unsettled"], {})
                 first = session.send(sql["next_due"], self._values())
+                untold = session.send(sql["has_untold"], {})
             next_due_in: Micros | None
             [(next_due_in,)] = first.rows
-            return next_due_in, unsettled.rows == [(True,)]
+            return next_due_in, unsettled.rows == [(True,)], untold.rows == [(True,)]
 
-        next_due_in, unsettled = self._database.run(look)
+        next_due_in, unsettled, untold = self._database.run(look)
         settled = tuple(self._settle()) if unsettled else ()
-        if next_due_in is None or next_due_in > 0:
+        if (next_due_in is None or next_due_in > 0) and not untold:
             return Promoted(settled, next_due_in)
 
         def work(session: Session) -> Promoted:
             rows = Work(session, sql)
             with session.batch():
                 due = session.send(sql["due"], self._values(limit=limit))
+                untold = session.send(sql["untold"], {})
                 moment = session.send(sql["moment"], self._values())
             [(now,)] = moment.rows
             enqueued = self._move_all(rows, [Change(job.id, Cause.DUE) for job in rows.keep(due)], now)
+            for parent, told in untold.rows:
+                ended = rows.go_on(parent, told)
+                if ended is not None:
+                    enqueued += steps.tell(rows, ended, now, outbox=self._outbox)
             with session.batch():
                 rows.send_writes()
                 following = session.send(sql["next_due"], self._values())
+                left = session.send(sql["has_untold"], {})
                 self._send_commit(session, _queues(enqueued))
             [(next_due_in,)] = following.rows
-            return Promoted((*settled, *enqueued), next_due_in)
+            return Promoted((*settled, *enqueued), 0 if left.rows == [(True,)] else next_due_in)
 
         promoted = self._database.run(work)
         self._wakeup.enqueued(_queues(promoted.enqueued))

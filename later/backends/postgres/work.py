@@ -8,8 +8,9 @@ from later.backends.postgres import arrays
 from later.backends.postgres.connection import Session
 from later.backends.postgres.rows import JOB_COLUMNS, Row, added, read_row, saved, written_error
 from later.backends.postgres.statements import Statements
-from later.backends.postgres.wire import Answer
+from later.backends.postgres.wire import Answer, Value
 from later.core.records import HISTORY_LIMIT, HistoryEntry, JobRecord, State
+from later.core.steps import CASCADE
 
 
 class Work:
@@ -26,6 +27,9 @@ class Work:
         self._added: dict[str, Row] = {}
         self._changed: dict[str, Row] = {}
         self._awaiting: dict[str, list[Row]] = {}
+        self._to_tell = CASCADE
+        self._told: dict[str, int] = {}
+        self._untold: dict[str, int | None] = {}
         self._errors: list[Mapping[str, object]] = []
         self._counts: Counter[tuple[str, State]] = Counter()
 
@@ -42,6 +46,18 @@ class Work:
             self._lock_awaiting(parent)
         # No change leads into Awaiting, so nothing is missing; but some may have been moved by this transaction.
         return [row.job for row in self._awaiting[parent] if row.job.state is State.AWAITING]
+
+    def go_on(self, parent: str, told: int) -> JobRecord | None:
+        """A parent that has told its children up to the number `told`, for `steps.tell`. None: nothing is left to do,
+        or nothing more may be done by this transaction."""
+        if not self._to_tell:
+            return None
+        job = self.load(parent)
+        if job is None or not job.state.ended:
+            self._untold[parent] = None
+            return None
+        self._told[parent] = told
+        return job
 
     def add(self, job: JobRecord, entry: HistoryEntry, /) -> None:
         assert (entry.state, entry.at, entry.reason) == (job.state, job.state_at, job.reason), "told by the row"
@@ -141,19 +157,38 @@ class Work:
         return bool(self._session.rows(self._sql["which_exist"], {"ids": arrays.texts(ids)}))
 
     def _lock_awaiting(self, parent: str) -> None:
-        """Read the Awaiting children of `parent`, and of all others whose children will be asked for."""
-        parents = [
-            row.job.id
-            for row in self._rows.values()
-            if row is not None and row.has_children and row.job.state.ended and row.job.id not in self._awaiting
-        ]
-        self._awaiting.update((job_id, []) for job_id in [parent, *parents])
-        if not parents:
+        """Read the Awaiting children of `parent`, and of all others whose children will be asked for, unless they are
+        too many."""
+        own = self._rows[parent]
+        if own is None or not own.has_children:
+            self._awaiting[parent] = []
             return
-        found = self._session.rows(self._sql["lock_awaiting"], {"parents": arrays.texts(parents)})
-        rows = sorted((read_row(columns) for columns in found), key=lambda row: row.num)
+        after = self._told.get(parent, 0)
+        parents = [parent] if parent in self._told else self._will_be_asked()
+        rows = self._next_awaiting(parents, after)
+        if len(rows) > self._to_tell and len(parents) > 1:
+            parents = [parent]
+            rows = self._next_awaiting(parents, after)
+        self._awaiting.update((job_id, []) for job_id in parents)
+        self._untold.update(dict.fromkeys(parents))
+        if len(rows) > self._to_tell:
+            del rows[self._to_tell :]
+            self._untold[parent] = rows[-1].num if rows else after
+        self._to_tell -= len(rows)
         for row in rows:
-            self._awaiting[row.job.parent or ""].append(self._known(row))
+            self._awaiting[row.job.parent or ""].append(row)
+
+    def _will_be_asked(self) -> list[str]:
+        """Ended jobs whose children nobody has asked for yet."""
+        known = self._awaiting.keys() | self._told.keys()
+        rows = (row for row in self._rows.values() if row is not None)
+        return [row.job.id for row in rows if row.has_children and row.job.state.ended and row.job.id not in known]
+
+    def _next_awaiting(self, parents: Sequence[str], after: int) -> list[Row]:
+        """The oldest, and one more than may be told, so that it shows when there are too many."""
+        values: dict[str, Value] = {"parents": arrays.texts(parents), "after": after, "limit": self._to_tell + 1}
+        found = self._session.rows(self._sql["lock_awaiting"], values)
+        return sorted((self._known(read_row(columns)) for columns in found), key=lambda row: row.num)
 
     # Writing
 
@@ -180,6 +215,13 @@ class Work:
                 if jobs
             ],
         )
+        untold = [(parent, told) for parent, told in self._untold.items() if told is not None]
+        if untold:
+            parents, told = arrays.texts([each for each, _ in untold]), arrays.numbers([each for _, each in untold])
+            self._session.send(self._sql["postpone"], {"parents": parents, "told": told})
+        if settled := [parent for parent, told in self._untold.items() if told is None]:
+            self._session.send(self._sql["settle"], {"parents": arrays.texts(settled)})
+        self._untold.clear()
         for row in self._changed.values():
             row.ended = row.job.state.ended
             row.news = []

@@ -169,8 +169,8 @@ class SQLiteStorage(Storage):
         with self._writing() as view:
             rows = view.jobs()
             rows.prefetch(change.id for change in changes)
-            # The others end a job only when its cancel was asked for or its crashes are used up: rare, and read then.
-            rows.prefetch_awaiting(change.id for change in changes if RULES[change.cause].to.ended)
+            # The others end a job only when its cancel was asked for or its crashes are used up: rare, and asked then.
+            rows.prefetch_awaited(change.id for change in changes if RULES[change.cause].to.ended)
             applied = tuple(steps.move(rows, change, view.now, outbox=self._outbox) for change in changes)
             rows.flush()
             exchanged = Exchanged(applied, (None,) * len(refs), ())
@@ -256,14 +256,18 @@ class SQLiteStorage(Storage):
     def promote(self, limit: int) -> Promoted:
         with self._reading() as view:
             first = view.value("next_due")
-            if first is None or first > view.now:
+            if (first is None or first > view.now) and not view.rows("cascades"):
                 return Promoted((), None if first is None else first - view.now)
         with self._writing() as view:
             rows = view.jobs()
             due = rows.select("due", now=view.now, limit=limit)
             enqueued = [ref for job in due for ref in self._move(rows, Change(job.id, Cause.DUE), view.now)]
+            for parent, told in view.rows("cascades"):
+                ended = rows.go_on(parent, told)
+                if ended is not None:
+                    enqueued += steps.tell(rows, ended, view.now, outbox=self._outbox)
             rows.flush()
-            first = view.value("next_due")
+            first = view.now if view.rows("cascades") else view.value("next_due")
             promoted = Promoted(tuple(enqueued), None if first is None else first - view.now)
         self._announce(bool(enqueued))
         return promoted

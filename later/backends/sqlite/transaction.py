@@ -8,10 +8,14 @@ from typing import Any, Final, Protocol
 from later.backends.sqlite.rows import PAYLOAD_IN_ROW, Row, added, first_entry, read_row, saved, written
 from later.backends.sqlite.statements import SQL
 from later.core.records import HISTORY_LIMIT, HistoryEntry, JobRecord, State
+from later.core.steps import CASCADE
 
 _WITHOUT_PAYLOAD: Final = SQL["load"]
 _WITH_PAYLOAD: Final = SQL["load_with_payload"]
+_AWAITED: Final = SQL["awaited"]
 _AWAITING: Final = SQL["awaiting"]
+_POSTPONE: Final = SQL["postpone"]
+_SETTLE: Final = SQL["settle"]
 _LAST_NUM: Final = SQL["last_num"]
 _LAST_TICKET: Final = SQL["last_ticket"]
 _ADD_JOB: Final = SQL["add_job"]
@@ -47,7 +51,10 @@ class Transaction:
         self._rows: dict[str, Row | None] = {}
         self._added: dict[int, Row] = {}
         self._saved: dict[int, Row] = {}
-        self._awaiting: dict[str, list[Row]] = {}
+        self._childless: set[str] = set()
+        self._to_tell = CASCADE
+        self._told: dict[str, int] = {}
+        self._cascades: dict[str, int | None] = {}
         self._history: list[tuple[Any, ...]] = []
         self._trimmed: dict[int, int] = {}
         self._counts: dict[tuple[str, str], int] = {}
@@ -63,10 +70,28 @@ class Transaction:
         return None if row is None else row.job
 
     def awaiting(self, parent: str, /) -> Iterable[JobRecord]:
-        if parent not in self._awaiting:
-            self.prefetch_awaiting([parent])
+        if parent in self._childless:
+            return ()
+        after = self._told.get(parent, 0)
+        values = {"app": self._app, "parent": parent, "after": after, "limit": self._to_tell + 1}
+        found = [self._keep(read_row(columns)) for columns in self._connection.execute(_AWAITING, values)]
+        rows = found[: self._to_tell]
+        self._to_tell -= len(rows)
+        self._cascades[parent] = None if len(rows) == len(found) else rows[-1].num if rows else after
         # No change leads into Awaiting, so nothing is missing; but some may have been moved by this transaction.
-        return [row.job for row in self._awaiting[parent] if row.job.state is State.AWAITING]
+        return [row.job for row in rows if row.job.state is State.AWAITING]
+
+    def go_on(self, parent: str, told: int) -> JobRecord | None:
+        """A parent that has told its children up to the number `told`, for `steps.tell`. None: nothing is left to do,
+        or nothing more may be done by this transaction."""
+        if not self._to_tell:
+            return None
+        job = self.load(parent)
+        if job is None or not job.state.ended:
+            self._cascades[parent] = None
+            return None
+        self._told[parent] = told
+        return job
 
     def add(self, job: JobRecord, _entry: HistoryEntry, /) -> None:
         # The entry is `first_entry` of the job, which `save` writes.
@@ -104,14 +129,11 @@ class Transaction:
             for columns in self._connection.execute(self._load, {"app": self._app, "ids": json.dumps(missing)}):
                 self._keep(read_row(columns))
 
-    def prefetch_awaiting(self, parents: Iterable[str]) -> None:
-        """Read the Awaiting children of these jobs by one statement."""
-        wanted = list(dict.fromkeys(parents))
-        self._awaiting.update((parent, []) for parent in wanted)
-        values = {"app": self._app, "parents": json.dumps(wanted)}
-        for columns in self._connection.execute(_AWAITING, values):
-            row = self._keep(read_row(columns))
-            self._awaiting[row.job.parent or ""].append(row)
+    def prefetch_awaited(self, parents: Iterable[str]) -> None:
+        """Learn which of these jobs have Awaiting children, by one statement."""
+        self._childless.update(parents)
+        values = {"app": self._app, "parents": json.dumps(list(self._childless))}
+        self._childless.difference_update(parent for (parent,) in self._connection.execute(_AWAITED, values))
 
     def select(self, statement: str, **values: object) -> list[JobRecord]:
         """The jobs that a named statement lists, as they are after what this transaction has done."""
@@ -164,6 +186,11 @@ class Transaction:
             if fewer := [(-by, *line) for by, *line in changes if by < 0]:
                 many(_COUNT_FEWER, fewer)
             self._counts.clear()
+        if self._cascades:
+            left = [(self._app, parent, told) for parent, told in self._cascades.items() if told is not None]
+            many(_POSTPONE, left)
+            many(_SETTLE, [(self._app, parent) for parent, told in self._cascades.items() if told is None])
+            self._cascades.clear()
 
     def _keep(self, row: Row) -> Row:
         """The row as this transaction knows it already, else `row`."""

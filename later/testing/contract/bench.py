@@ -180,6 +180,15 @@ class Bench:
             self.serve()
         return self.move(report(self.claim(job_id), END_BY[state]))
 
+    def go_on(self) -> list[str]:
+        """Promote until nothing is due: what became Enqueued."""
+        enqueued: list[str] = []
+        while True:
+            promoted = self.storage.promote(1000)
+            enqueued += ids(promoted.enqueued)
+            if promoted.next_due_in is None or promoted.next_due_in > 0:
+                return enqueued
+
     def bring(self, job_id: str, state: State) -> JobRecord:
         """Insert a job and bring it into `state`; unless Awaiting it has been claimed once."""
         if state is State.AWAITING:

@@ -4,6 +4,7 @@ import pytest
 
 from later.core.lifecycle import KEEP, Cause, Change, continuation, parent_reason
 from later.core.records import Applied, On, Ref, State, Verdict
+from later.core.steps import CASCADE
 from later.testing.contract.bench import END_BY, Bench, StorageFixtures, ids, new_job, report
 
 
@@ -44,6 +45,53 @@ class ContinuationContract(StorageFixtures):
         assert ids(applied.enqueued) == [On.DELETED, On.FINISHED]
         assert bench.state(On.SUCCEEDED) is State.DELETED
         assert bench.state(On.FAILED) is State.DELETED
+
+    @pytest.mark.parametrize("count", [CASCADE, CASCADE + 1, 2 * CASCADE + 500])
+    def test_many_children_are_told_in_time_and_in_order(self, bench: Bench, count: int) -> None:
+        bench.add(new_job("parent"))
+        children = [f"child-{number:05}" for number in range(count)]
+        bench.add(*(new_job(child, parent="parent") for child in children))
+        told = ids(bench.end("parent", State.SUCCEEDED).enqueued)
+        assert len(told) >= min(count, CASCADE)
+        told += bench.go_on()
+        assert told == children
+        counts = bench.storage.counts().by_queue
+        assert sum(states.get(State.ENQUEUED, 0) for states in counts.values()) == count
+        assert sum(states.get(State.AWAITING, 0) for states in counts.values()) == 0
+        assert bench.go_on() == []
+
+    def test_many_generations_and_families_share_a_step(self, bench: Bench) -> None:
+        families = 3
+        parents = [new_job(f"parent-{family}", delay=5) for family in range(families)]
+        bench.add(*parents)
+        for family in range(families):
+            bench.add(new_job(f"middle-{family}", parent=f"parent-{family}", on=On.SUCCEEDED))
+            bench.add(*(new_job(f"s-{family}-{n}", parent=f"middle-{family}") for n in range(400)))
+            bench.add(*(new_job(f"f-{family}-{n}", parent=f"middle-{family}", on=On.FINISHED) for n in range(400)))
+        bench.storage.apply([Change(parent.id, Cause.DELETE) for parent in parents])
+        bench.go_on()
+        [states] = bench.storage.counts().by_queue.values()
+        assert states == {State.DELETED: families * 402, State.ENQUEUED: families * 400}
+
+    def test_children_that_wait_on_do_not_hide_those_behind_them(self, bench: Bench) -> None:
+        bench.add(new_job("parent"))
+        bench.add(*(new_job(f"waits-{n}", parent="parent") for n in range(CASCADE + 10)))
+        bench.add(*(new_job(f"told-{n}", parent="parent", on=On.FAILED) for n in range(10)))
+        told = ids(bench.end("parent", State.FAILED).enqueued) + bench.go_on()
+        assert told == [f"told-{n}" for n in range(10)]
+        assert bench.state("waits-0") is bench.state(f"waits-{CASCADE}") is State.AWAITING
+        bench.move(Change("parent", Cause.REQUEUE))
+        told = ids(bench.end("parent", State.SUCCEEDED).enqueued) + bench.go_on()
+        assert told == [f"waits-{n}" for n in range(CASCADE + 10)]
+
+    def test_a_parent_that_is_requeued_meanwhile_loses_no_child(self, bench: Bench) -> None:
+        bench.add(new_job("parent"))
+        bench.add(*(new_job(f"child-{n}", parent="parent") for n in range(CASCADE + 10)))
+        told = ids(bench.end("parent", State.SUCCEEDED).enqueued)
+        bench.move(Change("parent", Cause.REQUEUE))
+        told += bench.go_on()
+        told += ids(bench.end("parent", State.SUCCEEDED).enqueued) + bench.go_on()
+        assert sorted(job for job in told if job != "parent") == sorted(f"child-{n}" for n in range(CASCADE + 10))
 
     def test_a_poisoned_parent_has_failed(self, bench: Bench) -> None:
         claim = bench.start("parent", max_crashes=0)

@@ -140,6 +140,15 @@ CREATE TABLE {schema}.tally (
 CREATE INDEX tally_app ON {schema}.tally (app);
 ALTER TABLE {schema}.tally SET (autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
+-- Ended jobs that have told only some of their children so far.
+CREATE TABLE {schema}.untold (
+    num bigint GENERATED ALWAYS AS IDENTITY,
+    app integer NOT NULL,
+    parent text COLLATE "C" NOT NULL,      -- its id
+    told bigint NOT NULL,                  -- num of the last child that was told
+    PRIMARY KEY (app, parent)
+);
+
 CREATE TABLE {schema}.server (
     app integer NOT NULL,
     id text COLLATE "C" NOT NULL,

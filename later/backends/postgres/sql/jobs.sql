@@ -52,11 +52,26 @@ SELECT j.id FROM {schema}.every_job AS j WHERE j.app = {app} AND j.id = ANY(%(id
 SELECT {job}, j.payload FROM {schema}.every_job AS j WHERE j.app = {app} AND j.id = ANY(%(ids)s::text[]);
 
 -- name: lock_awaiting
+-- The oldest Awaiting children of some jobs.
 SELECT {job}
 FROM {schema}.job AS j
-WHERE j.app = {app} AND j.parent = ANY(%(parents)s::text[]) AND j.state = 'Awaiting'
+WHERE j.app = {app} AND j.state = 'Awaiting' AND j.id = ANY(ARRAY(
+    SELECT c.id
+    FROM {schema}.job AS c
+    WHERE c.app = {app} AND c.parent = ANY(%(parents)s::text[]) AND c.state = 'Awaiting' AND c.num > %(after)s
+    ORDER BY c.num
+    LIMIT %(limit)s
+))
 ORDER BY j.id
 FOR UPDATE;
+
+-- name: postpone
+INSERT INTO {schema}.untold AS u (app, parent, told)
+SELECT {app}, p.parent, p.told FROM unnest(%(parents)s::text[], %(told)s::bigint[]) AS p (parent, told)
+ON CONFLICT (app, parent) DO UPDATE SET told = excluded.told;
+
+-- name: settle
+DELETE FROM {schema}.untold AS u WHERE u.app = {app} AND u.parent = ANY(%(parents)s::text[]);
 
 -- name: mark_job_parents
 -- Before children are inserted: from here to the commit nobody ends these jobs, and who does afterwards is told.

@@ -118,6 +118,17 @@ SELECT (
     SELECT j.run_at FROM {schema}.job AS j WHERE j.app = {app} AND j.state = 'Scheduled' ORDER BY j.run_at LIMIT 1
 ) - {now};
 
+-- name: has_untold
+SELECT EXISTS (SELECT FROM {schema}.untold AS u WHERE u.app = {app});
+
+-- name: untold
+SELECT u.parent, u.told
+FROM {schema}.untold AS u
+WHERE u.app = {app}
+ORDER BY u.num
+LIMIT 100
+FOR UPDATE SKIP LOCKED;
+
 -- name: due
 WITH {moment}
 SELECT {job}

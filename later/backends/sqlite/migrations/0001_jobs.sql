@@ -113,6 +113,15 @@ CREATE TABLE later_count (
     PRIMARY KEY (app, queue, state)
 ) STRICT, WITHOUT ROWID;
 
+-- Ended jobs that have told only some of their children so far.
+CREATE TABLE later_cascade (
+    num INTEGER PRIMARY KEY,
+    app INTEGER NOT NULL,
+    parent TEXT NOT NULL,                  -- its id
+    told INTEGER NOT NULL,                 -- num of the last child that was told
+    UNIQUE (app, parent)
+) STRICT;
+
 CREATE TABLE later_server (
     num INTEGER PRIMARY KEY,
     app INTEGER NOT NULL,

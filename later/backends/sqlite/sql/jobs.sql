@@ -20,13 +20,30 @@ FROM json_each(:ids) AS wanted
 CROSS JOIN later_job AS j INDEXED BY later_job_id ON j.app = :app AND j.id = wanted.value
 LEFT JOIN later_payload AS p ON j.payload IS NULL AND p.job = j.num;
 
--- name: awaiting
--- The Awaiting children of some jobs, oldest first.
-SELECT {job}, x''
+-- name: awaited
+-- Which of some jobs have Awaiting children.
+SELECT wanted.value
 FROM json_each(:parents) AS wanted
-CROSS JOIN later_job AS j INDEXED BY later_job_children
-    ON j.app = :app AND j.parent = wanted.value AND j.state = 'Awaiting'
-ORDER BY j.num;
+WHERE EXISTS (
+    SELECT 1
+    FROM later_job AS j INDEXED BY later_job_children
+    WHERE j.app = :app AND j.parent = wanted.value AND j.state = 'Awaiting'
+);
+
+-- name: awaiting
+-- The next Awaiting children of a job, oldest first: the index has them in the order of their numbers.
+SELECT {job}, x''
+FROM later_job AS j INDEXED BY later_job_children
+WHERE j.app = :app AND j.parent = :parent AND j.num > :after AND j.state = 'Awaiting'
+ORDER BY j.num
+LIMIT :limit;
+
+-- name: postpone
+INSERT INTO later_cascade (app, parent, told) VALUES (?, ?, ?)
+ON CONFLICT (app, parent) DO UPDATE SET told = excluded.told;
+
+-- name: settle
+DELETE FROM later_cascade WHERE app = ? AND parent = ?;
 
 -- name: ready
 -- The next jobs of one queue, in the order of claims.

@@ -91,6 +91,9 @@ EXISTS (
     WHERE j.state = 'Processing' AND j.app = s.app AND j.server = s.id
 )
 
+-- name: cascades
+SELECT parent, told FROM later_cascade WHERE app = :app ORDER BY num LIMIT 100;
+
 -- name: next_due
 SELECT run_at
 FROM later_job INDEXED BY later_job_due
