@@ -111,6 +111,7 @@ class Connections:
 
     def close(self) -> None:
         """Publish what waits, for 2 seconds at most, and close. Everything opens again when it is used again."""
+        self.commit.close()
         if self._publisher is not None:
             self._publisher.close()
         with self._lock:

@@ -95,11 +95,19 @@ class GroupCommit:
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
         """As `Storage.insert`. Raises Unavailable when there was no answer within the deadline."""
         call = _SyncCall(jobs, self._clock() + self._deadline)
-        with self._lock:
-            self._waiting.append(call)
-            call.leads, self._led = not self._led, True
-        if call.leads or self._follow(call):
-            self._lead(call)
+        try:
+            with self._lock:
+                self._waiting.append(call)
+                call.leads, self._led = not self._led, True
+            if call.leads or self._follow(call):
+                self._lead(call)
+        except BaseException:  # an interrupt, between any two steps: nobody must wait for this caller to lead
+            with self._lock:
+                self._forget(call)
+                call.settled = True
+            if call.leads:
+                self._hand_over(call)
+            raise
         return call.outcome()
 
     async def ainsert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
@@ -107,11 +115,17 @@ class GroupCommit:
         import asyncio  # 25 ms that a program without async code need not spend
 
         call = _AsyncCall(jobs, self._clock() + self._deadline, asyncio.get_running_loop())
-        with self._lock:
-            self._waiting.append(call)
-            leads, self._led = not self._led, True
-        if leads:
-            self._lead_in_background()
+        leads = False
+        try:
+            with self._lock:
+                self._waiting.append(call)
+                leads, self._led = not self._led, True
+            if leads:
+                self._lead_in_background()
+        except BaseException:  # as above; that somebody leads twice does no harm
+            if leads:
+                self._lead_in_background()
+            raise
         try:
             async with asyncio.timeout(self._deadline):
                 await call.done
@@ -119,29 +133,25 @@ class GroupCommit:
             self._give_up(call)
         return call.outcome()
 
+    def close(self) -> None:
+        """Let the background thread end when it has written what waits. Usable again afterwards."""
+        with self._lock:
+            background, self._background = self._background, None
+        if background is not None:
+            background.shutdown(wait=False)
+
     def _follow(self, call: _SyncCall) -> bool:
         """Wait for another caller to write this call; True when this caller is to lead after all."""
-        try:
-            if not call.turn.wait(max(0.0, call.ends - self._clock())):
-                self._give_up(call)
-        except BaseException:  # an interrupt while waiting: nobody must wait for this caller to lead
-            with self._lock:
-                self._forget(call)
-                call.settled = True
-                leads, call.leads = call.leads, False
-            if leads:
-                self._hand_over()
-            raise
+        if not call.turn.wait(max(0.0, call.ends - self._clock())):
+            self._give_up(call)
         return call.leads
 
-    def _lead(self, own: _Call) -> None:
-        try:
-            while not own.settled:  # twice when its first batch failed
-                self._write_batch(own)
-        finally:
-            self._hand_over()
+    def _lead(self, own: _SyncCall) -> None:
+        while not own.settled:  # twice when its first batch failed
+            self._write_batch(own)
+        self._hand_over(own)
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, own: _SyncCall) -> None:
         """The lead goes to the next that waits, if any."""
         with self._lock:
             following = self._waiting[0] if self._waiting else None
@@ -152,14 +162,16 @@ class GroupCommit:
                 following.turn.set()
         if isinstance(following, _AsyncCall):
             self._lead_in_background()
+        own.leads = False
 
     def _lead_in_background(self) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
-        if self._background is None:
-            self._background = ThreadPoolExecutor(1, thread_name_prefix="later-enqueue")
         try:
-            self._background.submit(self._lead_until_idle)
+            with self._lock:
+                if self._background is None:
+                    self._background = ThreadPoolExecutor(1, thread_name_prefix="later-enqueue")
+                self._background.submit(self._lead_until_idle)
         except RuntimeError as error:  # the interpreter is shutting down
             with self._lock:
                 batch, self._led = list(self._waiting), False
@@ -177,6 +189,8 @@ class GroupCommit:
     def _write_batch(self, own: _Call | None) -> None:
         """Write one batch of what waits. What is left of it waits again, at the front. `own` is the leader's call."""
         batch = left = self._take()
+        if not batch:
+            return
         try:
             left = self._write(batch, own)
         except BaseException:  # an interrupt of the caller that leads

@@ -1,19 +1,23 @@
 """Group commit: which calls share a round trip, and who learns what when one fails."""
 
 import asyncio
+import linecache
 import random
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 import pytest
 from typing_extensions import override
 
 from later import StorageFull, Unavailable
 from later.core.records import Inserted, InsertVerdict, NewJob, Ref, State
+from later.runtime import group_commit
 from later.runtime.group_commit import BATCH_BYTES, BATCH_JOBS, GroupCommit, _SyncCall
 
 _Result = TypeVar("_Result")
@@ -261,6 +265,61 @@ def test_an_interrupted_leader_passes_the_lead_on(setup: Setup, pool: ThreadPool
     assert verdicts(third) == [InsertVerdict.CREATED]
     assert setup.storage.batches == [["a"], ["b", "c"], ["c"]]
     assert not setup.commit._led
+
+
+def interrupted_at(line: int, run: Callable[[], object]) -> bool:
+    """Run, with a KeyboardInterrupt before so manieth line of the module; False when it has fewer."""
+    left = line
+
+    def trace(frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        nonlocal left
+        if frame.f_code.co_filename != group_commit.__file__:
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        # At the end of such a block the interpreter does not look for signals before the lock is free.
+        if event == "line" and "with self._lock" not in source:
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_interrupt_between_any_two_lines_leaves_the_lead_to_others(setup: Setup, kind: str) -> None:
+    setup.storage.let_all_through()
+
+    def alone() -> None:
+        if kind == "sync":
+            setup.commit.insert([job("a")])
+        else:
+            asyncio.run(setup.commit.ainsert([job("a")]))
+
+    line = 1
+    while interrupted_at(line, alone):
+        line += 1
+        until(lambda: not setup.commit._led)
+    assert line > 10
+    assert [result.verdict for result in setup.commit.insert([job("b")])] == [InsertVerdict.CREATED]
+
+
+def test_a_closed_one_has_no_thread_and_can_be_used_again(setup: Setup) -> None:
+    setup.storage.let_all_through()
+    before = threading.active_count()
+    for _ in range(2):
+        asyncio.run(setup.commit.ainsert([job("a")]))
+        assert threading.active_count() > before
+        setup.commit.close()
+        until(lambda: threading.active_count() <= before)
 
 
 class InterruptedEvent(threading.Event):

@@ -89,8 +89,9 @@ class Database:
                 )
             try:
                 connection = self._writer = self._writer or self._open(writes=True)
-                self._begin(connection, deadline)
                 try:
+                    # Within: an interrupt may come between the BEGIN and the next line.
+                    self._begin(connection, deadline)
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -125,8 +126,8 @@ class Database:
             connection: Connection | None = None
             try:
                 connection = self._take_reader() or self._open(writes=False)
-                connection.execute("BEGIN")
                 try:
+                    connection.execute("BEGIN")
                     yield connection
                 finally:
                     _end(connection, "COMMIT")
