@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from random import Random
 from typing import Any, Final
 
-from later.core.engine.judge import Died, Interrupted
+from later.core.engine.judge import Died, Interrupted, Unserved
 from later.core.engine.worker import Interruption, Key
 from later.core.errors import HandlerTimeout
 from later.core.lifecycle import Cause, Change
@@ -62,12 +62,17 @@ class Isolates:
                 isolate.kill()
             change = isolate.run(claim, None if timeout is None else timeout.total_seconds())
         except Exception as error:  # noqa: BLE001  whatever came over the pipe, or did not
+            ready = isolate.ready
             how = isolate.end()
             if stop.why is not None:
                 return self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
             if isinstance(error, TimeoutError):
                 late = HandlerTimeout(f"{claim.type} ran longer than its timeout of {timeout} and was killed")
                 return self._handling.raised(claim, late)
+            if not ready:
+                # Not the job's doing: the app cannot be imported here, or there is no memory for one more process.
+                never = ErrorInfo("IsolatedProcessFailed", f"its isolated process {how} before the job began", "")
+                return self._handling.judged(claim, Unserved(never))
             return self._handling.judged(claim, Died(f"its isolated process {how}"))
         finally:
             with self._lock:
@@ -110,7 +115,8 @@ class Isolates:
 class _Isolate:
     def __init__(self, target: Target) -> None:
         self._process, self._connection = spawn("later-isolated", isolated_main, target)
-        self._ready = False
+        self.ready = False
+        """It has imported the app."""
 
     @property
     def alive(self) -> bool:
@@ -119,11 +125,11 @@ class _Isolate:
 
     def run(self, claim: Claim, timeout: float | None) -> Change:
         """Raises EOFError or OSError when the process dies, TimeoutError when the handler takes too long."""
-        if not self._ready:
+        if not self.ready:
             if not self._answers(START_LIMIT):
                 raise EOFError
             self._connection.recv_bytes()
-            self._ready = True
+            self.ready = True
         _send_claim(self._connection, claim)
         if not self._answers(timeout):
             raise TimeoutError
@@ -148,8 +154,8 @@ class _Isolate:
 
     def end(self) -> str:
         """Kill the process, unless it is dead already, and clear away; how it ended."""
-        self._process.join(0 if self._ready else 1.0)  # its end of the pipe closes a little before it has died
-        died = self._ready or self._process.exitcode is not None
+        self._process.join(0 if self.ready else 1.0)  # its end of the pipe closes a little before it has died
+        died = self.ready or self._process.exitcode is not None
         self._process.kill()
         self._process.join()
         self._connection.close()

@@ -13,6 +13,12 @@ from datetime import timedelta
 from later import JobContext, Retry
 from tests.support.jobs import Work, jobs_of, work
 
+CANNOT_START = "TEST_CANNOT_START"
+"""While this is set in the environment, no spawned process can import the module."""
+
+if os.environ.get(CANNOT_START) and multiprocessing.parent_process() is not None:
+    os._exit(7)
+
 PID, EXIT, KILL, SEGFAULT, HANG, RAISE, BAD_RESULT, SYS_EXIT, CONTEXT, LARGE, POOL, PROGRAM, LOOP = range(13)
 
 

@@ -504,6 +504,24 @@ def test_a_process_that_dies_is_a_crash(isolates: Callable[..., Bench], number: 
     assert one.next().cause is Cause.SUCCEED
 
 
+def test_a_process_that_never_began_its_job_is_no_crash(
+    isolates: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(isolated.CANNOT_START, "1")
+    one = isolates(isolated.ANY)
+    one.run(isolated.PID)
+    deferred = one.next()
+    one.run(isolated.PID, deferred_for=2 * 3_600_000_000)
+    failed = one.next()
+    monkeypatch.delenv(isolated.CANNOT_START)
+    one.run(isolated.PID)
+
+    assert (deferred.cause, failed.cause) == (Cause.DEFER, Cause.FAIL)
+    assert deferred.delay > 0
+    assert "exited with status 7 before the job began" in deferred.reason
+    assert one.next().cause is Cause.SUCCEED
+
+
 def test_an_idle_process_that_has_died_is_replaced(isolates: Callable[..., Bench]) -> None:
     one = isolates(isolated.ANY)
     one.run(isolated.PID)

@@ -61,7 +61,7 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Unserved:
-    """No handler is registered here under the job's type; another server may have it."""
+    """No handler is registered here under the job's type, or no process for it starts; another server may have it."""
 
     info: ErrorInfo
 
