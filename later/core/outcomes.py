@@ -12,6 +12,10 @@ class Outcome(Exception):
 
 class _Delayed(Outcome):
     def __init__(self, delay: timedelta, reason: str = "") -> None:
+        if not isinstance(delay, timedelta):
+            raise InvalidOption(
+                f"{type(self).__name__} delay {delay!r} is not a timedelta: write timedelta(seconds=...)"
+            )
         if not timedelta(0) <= delay <= LONGEST:
             raise InvalidOption(f"{type(self).__name__} delay {delay} is outside 0 to {LONGEST.days} days")
         super().__init__(delay, reason)

@@ -45,6 +45,8 @@ class Retry:
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise InvalidOption(f"attempts {self.attempts!r} is not a whole number of 1 or more; 1 means no retry")
         for delay in self.delays:
+            if not isinstance(delay, timedelta):
+                raise InvalidOption(f"retry delay {delay!r} is not a timedelta: write timedelta(seconds=...)")
             if not timedelta(0) <= delay <= LONGEST:
                 raise InvalidOption(f"retry delay {delay!r} is outside 0 to {LONGEST.days} days")
 

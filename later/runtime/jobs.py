@@ -123,10 +123,19 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
         return job_view(details)
 
     def find(self, query: JobQuery | None = None) -> Page:
-        """A page of jobs, newest state change first; without a query, of all jobs. Raises InvalidOption."""
+        """A page of jobs, newest state change first; without a query, of all jobs.
+
+        Raises InvalidOption, InvalidName.
+        """
         query = JobQuery() if query is None else query
-        if not 1 <= query.limit <= PAGE_LARGEST:
-            raise InvalidOption(f"limit {query.limit!r} is outside 1 to {PAGE_LARGEST}")
+        limit = query.limit
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_LARGEST:
+            raise InvalidOption(f"limit {limit!r} is not a whole number from 1 to {PAGE_LARGEST}")
+        for kind, names in (("queue", query.queues), ("type", query.types)):
+            for name in names:
+                check_name(kind, name)
+        if query.parent is not None:
+            check_name("parent", query.parent)
         return page_view(self.storage().find(query))
 
     def counts(self) -> Counts:

@@ -172,10 +172,24 @@ def test_find(jobs: BackgroundJobs[None, Any]) -> None:
     assert len(jobs.find().jobs) == 4
 
 
-@pytest.mark.parametrize("limit", [0, -1, 1001])
-def test_page_sizes(jobs: BackgroundJobs[None, Any], limit: int) -> None:
+@pytest.mark.parametrize("limit", [0, -1, 1001, True, 2.5, None])
+def test_page_sizes(jobs: BackgroundJobs[None, Any], limit: Any) -> None:
     with pytest.raises(InvalidOption, match="limit"):
         jobs.find(JobQuery(limit=limit))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        JobQuery(parent="\ud800"),
+        JobQuery(parent="no name"),
+        JobQuery(queues=frozenset(["\ud800"])),
+        JobQuery(types=frozenset(["a\0"])),
+    ],
+)
+def test_queries_for_what_is_no_name(jobs: BackgroundJobs[None, Any], query: JobQuery) -> None:
+    with pytest.raises(InvalidName):
+        jobs.find(query)
 
 
 def test_a_cursor_that_is_none(jobs: BackgroundJobs[None, Any]) -> None:

@@ -1,7 +1,9 @@
 """Every way in which a run can end means one change of its job."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from later.core.engine.judge import (
     Unserved,
     judge,
 )
+from later.core.errors import InvalidOption
 from later.core.lifecycle import Cause, Change
 from later.core.outcomes import Cancel, RetryAfter, Snooze
 from later.core.records import SECOND, Claim, ErrorInfo, Micros
@@ -69,6 +72,13 @@ def test_each_end_is_kept_as_the_policy_says() -> None:
     assert judged(Refused(INFO)).keep == 2
     assert judged(Interrupted(cancelled=True)).keep == 3
     assert judged(Raised(Cancel(), INFO)).keep == 3
+
+
+@pytest.mark.parametrize("make", [RetryAfter, Snooze, lambda delay: Retry(delays=[delay])])
+@pytest.mark.parametrize("delay", [None, 5, "1 s"])
+def test_a_delay_that_is_no_timedelta(make: Callable[[Any], object], delay: object) -> None:
+    with pytest.raises(InvalidOption, match=r"is not a timedelta: write timedelta\(seconds=\.\.\.\)"):
+        make(delay)
 
 
 @pytest.mark.parametrize("error", [ValueError(), RetryAfter(MINUTE)])
