@@ -145,6 +145,10 @@ class BackendError(LaterError):
 class Unavailable(BackendError):
     """No answer, or not in time. Whether the call took effect is unknown; repeating it is safe."""
 
+    ids: tuple[str, ...] = ()
+    """From `enqueue...`: the ids of the jobs, those given by the call and those made for it. With the same ids a
+    repeated call stores nothing twice; `get` tells whether a job is stored."""
+
 
 class Unsupported(BackendError):
     """The backend lacks the capability."""

@@ -1,13 +1,14 @@
 """Enqueueing: from a payload and options to a stored job. One implementation with a sync and an awaitable face."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from later.core.codec import Limits, encode_payload
-from later.core.errors import DuplicateJob, InvalidOption, TooManyJobs, UndeclaredPayload, UnknownParent
+from later.core.errors import DuplicateJob, InvalidOption, TooManyJobs, Unavailable, UndeclaredPayload, UnknownParent
 from later.core.names import check_name
 from later.core.records import FURTHEST, Inserted, InsertVerdict, Micros, NewJob, On
 from later.core.registry import Registry
@@ -88,18 +89,20 @@ class Intake:
         """
         if not jobs:
             return []
-        if connection is not None:
-            return _ids(jobs, self._connections().insert_within(connection, jobs))
-        return _ids(jobs, self._connections().commit.insert(jobs))
+        with _telling_ids(jobs):
+            if connection is not None:
+                return _ids(jobs, self._connections().insert_within(connection, jobs))
+            return _ids(jobs, self._connections().commit.insert(jobs))
 
     async def astore(self, jobs: Sequence[NewJob], connection: UserConnection | None = None) -> list[str]:
         """As `store`. Once it has begun, the jobs are stored whole even if the caller is cancelled; not so with
         `connection`."""
         if not jobs:
             return []
-        if connection is not None:
-            return _ids(jobs, await self._connections().ainsert_within(connection, jobs))
-        return _ids(jobs, await self._connections().commit.ainsert(jobs))
+        with _telling_ids(jobs):
+            if connection is not None:
+                return _ids(jobs, await self._connections().ainsert_within(connection, jobs))
+            return _ids(jobs, await self._connections().commit.ainsert(jobs))
 
     def _undeclared(self, payload: object) -> str:
         kind = type(payload)
@@ -144,7 +147,7 @@ class Enqueuer(Generic[_Payload_contra]):
 
     All raise UndeclaredPayload, NotSerializable, PayloadTooLarge, DuplicateJob, InvalidName and InvalidOption; then
     nothing was stored. They raise Unavailable when the storage gave no answer for 5 seconds; whether the job was
-    stored is unknown then, and the same call with the same `id` may be repeated.
+    stored is unknown then, and the same call with the same `id` may be repeated. `error.ids` has the ids.
     """
 
     __slots__ = ("_intake",)
@@ -321,6 +324,15 @@ def _check_on(on: OnParent) -> On:
         return On(on)
     except ValueError:
         raise InvalidOption(f"on={on!r} is unknown: use one of {', '.join(map(repr, map(str, On)))}") from None
+
+
+@contextmanager
+def _telling_ids(jobs: Sequence[NewJob]) -> Generator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        error.ids = tuple(job.id for job in jobs)
+        raise
 
 
 def _ids(jobs: Sequence[NewJob], inserted: Sequence[Inserted]) -> list[str]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -39,8 +39,8 @@ from later import (
 from later.backends.memory import Memory
 from later.backends.memory.storage import MemoryStorage
 from later.core.ports import BrokerOptions
-from later.core.records import Claim, NewJob
-from later.runtime import enqueue
+from later.core.records import Claim, Inserted, NewJob
+from later.runtime import enqueue, group_commit
 
 SECRET = "hunter2"
 
@@ -390,6 +390,34 @@ def test_migration_that_fails_is_tried_again(memory: Memory, monkeypatch: pytest
         jobs.counts()
     assert jobs.counts().by_queue == {}
     assert jobs.storage() is jobs.storage()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_enqueue_without_an_answer_can_be_repeated_with_its_ids(
+    jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    insert = MemoryStorage.insert
+    monkeypatch.setattr(group_commit, "RETRY_LONGEST", 0.01)
+
+    def lose_the_reply(self: MemoryStorage, new: Sequence[NewJob]) -> list[Inserted]:
+        insert(self, new)
+        raise Unavailable("the reply was lost")
+
+    jobs.counts()
+    monkeypatch.setattr(MemoryStorage, "insert", lose_the_reply)
+    commit = jobs._connections.get().commit
+    monkeypatch.setattr(commit, "_deadline", 0.05)
+
+    def enqueue_one() -> str:
+        return jobs.enqueue(EMAIL) if kind == "sync" else asyncio.run(jobs.aenqueue(EMAIL))
+
+    with pytest.raises(Unavailable) as caught:
+        enqueue_one()
+    monkeypatch.undo()
+    [id] = caught.value.ids
+
+    assert jobs.enqueue(EMAIL, id=id) == id
+    assert len(jobs.find().jobs) == 1
 
 
 def test_new_jobs_carry_no_payload_in_errors(jobs: BackgroundJobs[None, Any]) -> None:
