@@ -53,8 +53,10 @@ class LaterGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except BrokenPipeError:
+            raise click.exceptions.Exit(0) from None  # whoever read the output, such as `head`, has seen enough
         except Exception as error:
             raise _Failure(error) from error
 
@@ -106,7 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Somewhere in a job's text is a character that the terminal's encoding lacks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    later.main(args=None if arguments is None else list(arguments), prog_name="later")
+    try:
+        later.main(args=None if arguments is None else list(arguments), prog_name="later")
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still to be written cannot be, and Python would complain at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

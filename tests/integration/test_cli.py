@@ -43,6 +43,18 @@ def enqueue(folder: Path) -> str:
     return done.stdout.strip()
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
+    for _ in range(3):
+        enqueue(folder)
+    command = f"'{sys.executable}' -m later.cli.main jobs list --json | head -c 1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "LATER_APP": "shop_app:jobs"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.stderr == ""
+    assert done.stdout[1:].strip() == "0"
+
+
 class Running:
     """A command that goes on, whose lines can be waited for."""
 
