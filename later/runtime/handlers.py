@@ -98,7 +98,8 @@ def _accepts(annotation: Any, given: type) -> bool:
 
 def _name_of(handler: object) -> str:
     name = getattr(handler, "__qualname__", None)
-    return f"a {type(handler).__name__}" if name is None else f"{handler.__module__}.{name}"
+    kind = type(handler).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}" if name is None else f"{handler.__module__}.{name}"
 
 
 def _plain_name(handler: object) -> str:

@@ -293,6 +293,7 @@ _BoundAccount = TypeVar("_BoundAccount", bound=CreateAccount)
         (functools.partial(generator), "is a generator"),
         ("send_email", "cannot be called: write def handler"),
         (None, "cannot be called"),
+        (7, "an int, cannot be called"),
     ],
 )
 def test_handlers_that_do_not_fit(handler: Any, message: str) -> None:

@@ -292,6 +292,18 @@ def test_claims_that_arrive_after_their_workers_death_are_found_later(bench: Ben
     assert changes(bench, HeldClaim("late", 1, "w1", 0)) == {"late": Cause.RELEASE}
 
 
+def test_the_dead_of_long_ago_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "MAX_DIED", 3)
+    for number in range(10):
+        bench.feed(WorkerDied(f"w{number}", [("job", number)]))
+        bench.until(ListHeld)
+        assert changes(bench, HeldClaim("job", number, f"w{number}", 0)) == {"job": Cause.CRASH}
+        bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
+    assert len(bench.machine._died) == 3
+    bench.until(ListHeld)
+    assert changes(bench, HeldClaim("late", 1, "w9", 0)) == {"late": Cause.RELEASE}
+
+
 def test_claims_of_a_worker_that_left_are_given_back(bench: Bench) -> None:
     bench.feed(WorkerLeft("w1"))
     bench.until(ListHeld)

@@ -32,6 +32,7 @@ REPUBLISH_AGAIN: Final[Micros] = 30 * SECOND
 """A job published again by the upkeep and still unconfirmed is due once more after this."""
 PRUNE: Final = 60.0
 RECONCILE: Final = 60.0
+MAX_DIED: Final = 1000
 LIMIT: Final = 500
 """Jobs per upkeep call; bounds how long it holds the storage. A call that reached it is repeated at once."""
 
@@ -296,7 +297,8 @@ class Keeper:
     _dead_servers: set[str] = field(default_factory=set[str])
     _workers: set[str] = field(default_factory=set[str])
     _died: dict[str, frozenset[Key]] = field(default_factory=dict[str, frozenset[Key]])
-    """Ended workers by name, with what had started; kept, since a claim of theirs may still reach the storage."""
+    """Ended workers by name, with what had started, oldest first; kept, since a claim of theirs may still reach the
+    storage. That is a matter of seconds, so it does no harm to forget all but the last `MAX_DIED`."""
     _unlisted: set[str] = field(default_factory=set[str])
     """Dead workers whose claims have not been asked for yet."""
     _listing: set[str] = field(default_factory=set[str])
@@ -521,6 +523,9 @@ class Keeper:
         self._listing = set()
         for worker in self._died.keys() - self._unlisted:
             self._died[worker] = frozenset()
+        settled = [worker for worker in self._died if worker not in self._unlisted]
+        for worker in settled[: max(0, len(self._died) - MAX_DIED)]:
+            del self._died[worker]
 
     def _upkeep_failed(self, now: float) -> None:
         call, self._upkeep_call = self._upkeep_call, None
