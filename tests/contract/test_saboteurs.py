@@ -71,9 +71,11 @@ def test_a_broken_broker_fails_the_test_that_it_names(pytester: pytest.Pytester,
 
 @pytest.mark.parametrize("kind", [k for k in saboteurs.STORAGES if k.by_history], ids=lambda kind: kind.__name__)
 def test_a_broken_storage_differs_from_the_model_in_some_history(kind: type[Saboteur]) -> None:
-    """Always the same histories, none shortened: whether they differ, not where, is the question here."""
+    """None shortened: whether they differ, not where, is the question here. Nearly the same histories at each time:
+    Hypothesis also draws constants that it finds in the modules that happen to be loaded, so the rarest differences,
+    one in some hundred histories, need a margin."""
     options = settings(
-        max_examples=300, stateful_step_count=50, derandomize=True, database=None, phases=[Phase.generate]
+        max_examples=2000, stateful_step_count=50, derandomize=True, database=None, phases=[Phase.generate]
     )
     # A saboteur may break down instead of giving a wrong answer.
     with pytest.raises((AssertionError, KeyError)):
