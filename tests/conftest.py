@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+from tests.support.missing import pytest_runtest_call, pytest_runtest_setup
 from tests.support.nats import nats_prefix, nats_process, nats_server, nats_url
 from tests.support.postgres import postgres_prefix, postgres_server, postgres_url
 from tests.support.rabbitmq import rabbitmq_prefix, rabbitmq_process, rabbitmq_server, rabbitmq_url
@@ -13,6 +14,8 @@ __all__ = [
     "postgres_prefix",
     "postgres_server",
     "postgres_url",
+    "pytest_runtest_call",
+    "pytest_runtest_setup",
     "rabbitmq_prefix",
     "rabbitmq_process",
     "rabbitmq_server",

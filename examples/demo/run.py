@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 from rich.console import Console
-from servers import BACKENDS, servers
+from servers import BACKENDS, MissingProgramError, servers
 
 HERE = Path(__file__).resolve().parent
 LATER = Path(sysconfig.get_path("scripts")) / "later"
@@ -44,6 +44,15 @@ def main() -> int:
         print(f"BACKEND={backend} is unknown here: choose one of {', '.join(BACKENDS)}", file=sys.stderr)
         return 2
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        status = demo(console, backend, options)
+    except MissingProgramError as missing:
+        print(f"BACKEND={backend} {missing}", file=sys.stderr)
+        return 3
+    return status
+
+
+def demo(console: Console, backend: str, options: argparse.Namespace) -> int:
     with (
         fresh_directory(options.data) as data,
         servers(console, backend) as urls,

@@ -11,6 +11,10 @@ from rich.console import Console
 # The tests have such servers as well.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from tests.support.servers import MissingProgramError
+
+__all__ = ["BACKENDS", "MissingProgramError", "servers"]
+
 BACKENDS = ("sqlite", "redis", "postgres", "rabbitmq+redis", "rabbitmq+postgres")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.markdown import ROOT
+from tests.support.servers import MissingProgramError
 
 
 def demo(data: Path, *options: str, backend: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -24,6 +25,8 @@ def demo(data: Path, *options: str, backend: str | None = None) -> subprocess.Co
 @pytest.mark.parametrize("backend", ["sqlite", "redis", "postgres", "rabbitmq+redis", "rabbitmq+postgres"])
 def test_every_mail_arrives(tmp_path: Path, backend: str, options: tuple[str, ...]) -> None:
     done = demo(tmp_path, *options, backend=backend)
+    if done.returncode == 3:
+        raise MissingProgramError(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Every mail arrived", done.stdout)
     assert done.stdout.count("Refused line") == 3

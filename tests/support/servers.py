@@ -34,6 +34,10 @@ _PATIENCE: Final = 20.0
 _INSTALL_PATIENCE: Final = 300.0
 
 
+class MissingProgramError(Exception):
+    """This machine lacks a program. Skips a test, or fails it (see `tests.support.missing`)."""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,7 +49,7 @@ def program(
     name: str, package: str, variable: str | None = None, find: Callable[[], Path | None] | None = None
 ) -> Path:
     """The path of a server's program, by `find` or on the PATH. Installs its Debian package where that is possible.
-    `variable`: the one that names a running server instead."""
+    `variable`: the one that names a running server instead. Raises MissingProgramError."""
     look = find or (lambda: _on_path(name))
     found = look()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get") is not None:
@@ -58,9 +62,7 @@ def program(
         missing = f"needs {name}: install it (Debian, Ubuntu: apt-get install {package}; macOS: brew install "
         missing += f"{package.removesuffix('-server')})"
         missing += f", or set {variable} to the URL of a running one" if variable else ""
-        if os.environ.get("LATER_TEST_SERVERS") == "required":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
+        raise MissingProgramError(missing)
     return found
 
 
