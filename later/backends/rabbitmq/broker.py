@@ -2,16 +2,18 @@
 
 import os
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from typing_extensions import override
 
 from later.backends.rabbitmq.consuming import Consuming, Receipt
+from later.backends.rabbitmq.errors import ServerFault
 from later.backends.rabbitmq.health import BrokerHealth, HealthLog, Trouble
 from later.backends.rabbitmq.link import Link
 from later.backends.rabbitmq.publishing import Publishing
-from later.backends.rabbitmq.session import Setup
+from later.backends.rabbitmq.session import ANSWER, STARTING, Setup
 from later.backends.rabbitmq.target import Target
 from later.core.ports import Broker, BrokerCapabilities, Delivery
 from later.core.records import Ref
@@ -59,8 +61,23 @@ class RabbitBroker(Broker):
             return []
         links = self._links()
         wakes = links.wakes
-        session = links.receive.session(lambda: links.wakes != wakes)
-        return [] if session is None else session.receive(queues, limit, wait, lambda: links.wakes != wakes)
+
+        def woken() -> bool:
+            return links.wakes != wakes
+
+        ends = time.monotonic() + ANSWER
+        while True:
+            try:
+                session = links.receive.session(woken)
+                return [] if session is None else session.receive(queues, limit, wait, woken)
+            except ServerFault:
+                # A quorum queue that another connection is declaring at this moment: RabbitMQ says that it exists, and
+                # fails when it is used, until its process has started.
+                if time.monotonic() >= ends:
+                    raise
+                with links.receive.changed:
+                    if links.receive.changed.wait_for(woken, STARTING):
+                        return []
 
     @override
     def ack(self, deliveries: Sequence[Delivery]) -> None:

@@ -19,6 +19,10 @@ class AccessRefused(BackendError):
     """RabbitMQ does not let this user in, or not do what was asked."""
 
 
+class ServerFault(Unavailable):
+    """RabbitMQ failed at what it was asked for, and ended the connection."""
+
+
 class QueueMismatch(BackendError):
     """A queue exists with other arguments than this program declares it with."""
 
@@ -120,8 +124,9 @@ def _of_broker(error: BaseException, place: str) -> BackendError | None:
                 f"{place} has a queue that was declared otherwise: {error.reply_text}. Set quorum=... as it was "
                 "before, or delete the queue (rabbitmqctl delete_queue): no job is lost by that, the storage has all"
             )
-        case _:
-            return Unavailable(f"{place} closed the connection: {error.reply_code} {error.reply_text}")
+        case code:
+            kind = ServerFault if code == 541 else Unavailable
+            return kind(f"{place} closed the connection: {code} {error.reply_text}")
 
 
 def _reason(error: BaseException | None) -> str:

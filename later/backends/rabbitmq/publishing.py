@@ -10,13 +10,16 @@ from pika import DeliveryMode, spec
 from typing_extensions import override
 
 from later.backends.rabbitmq.health import Trouble
-from later.backends.rabbitmq.session import Channel, Session, Setup
+from later.backends.rabbitmq.session import STARTING, Channel, Session, Setup
 from later.core.errors import BackendError, Unavailable
 from later.core.messages import encode
 from later.core.records import Ref
 
 WINDOW: Final = 1000
 """Messages on their way to the server at once: enough to hide the round trip and to share one sync of its disk."""
+
+REFUSALS: Final = 10
+"""How often a batch is sent of which the server refuses something: a second is enough for a quorum queue to start."""
 
 CONFIRMED: Final = 5.0
 """Seconds for the confirms of one call, and one more for every 1,000 messages."""
@@ -47,6 +50,10 @@ class _Batch:
     unrouted: set[str] = field(default_factory=set[str])
     """Queues that were gone."""
     sent_again: bool = False
+    refusals: int = 0
+    """How often the server has refused some of them."""
+    refused: bool = False
+    """It has refused some since they were last sent."""
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -136,9 +143,9 @@ class Publishing(Session):
             batch.unconfirmed -= 1
             if not confirmed:
                 self.health.note(Trouble.UNCONFIRMED)
-                self._finish(batch, Unavailable(f"{self.place} did not take a message: the queue cannot store it"))
-            elif not batch.unconfirmed and not batch.unsent:
-                self._all_confirmed(batch)
+                batch.refused = True
+            if not batch.unconfirmed and not batch.unsent:
+                self._all_answered(batch)
         self._send()
 
     def _answered(self, number: int, multiple: bool) -> Sequence[int]:
@@ -159,7 +166,10 @@ class Publishing(Session):
         for batch in set(self._on_way.values()):
             batch.unrouted.add(method.routing_key)
 
-    def _all_confirmed(self, batch: _Batch) -> None:
+    def _all_answered(self, batch: _Batch) -> None:
+        if batch.refused:
+            self._refused(batch)
+            return
         lost = [message for message in batch.messages if message.queue in batch.unrouted]
         if not lost:
             self._finish(batch, True)
@@ -170,6 +180,15 @@ class Publishing(Session):
             batch.unrouted.clear()
             batch.unsent.extend(lost)
             self._submit(batch)
+
+    def _refused(self, batch: _Batch) -> None:
+        batch.refusals += 1
+        batch.refused = False
+        if batch.refusals == REFUSALS:
+            self._finish(batch, Unavailable(f"{self.place} did not take a message: the queue cannot store it"))
+        else:
+            batch.unsent.extend(batch.messages)
+            self._loop.call_later(STARTING, lambda: None if self.ended else self._submit(batch))
 
     def _finish(self, batch: _Batch, result: bool | BackendError) -> None:
         if not batch.done:

@@ -31,6 +31,9 @@ OPENING: Final = 4.0
 ANSWER: Final = 4.5
 """Seconds that a call waits for the connection or for one answer. More than `OPENING`, whose errors say more."""
 
+STARTING: Final = 0.1
+"""Seconds until the next try with a queue that cannot be used yet: it was declared a moment ago, or elects a leader."""
+
 CLOSING: Final = 1.0
 """Seconds for the server to agree to the end of a connection."""
 

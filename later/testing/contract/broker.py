@@ -223,6 +223,28 @@ class BrokerContract:
             threads[0].join(0.01)
         assert time.monotonic() - started < self.patience / 2
 
+    def test_a_new_queue_may_be_used_from_all_sides_at_once(self, broker: Broker, other: Broker) -> None:
+        """As when several processes start together for the first time."""
+        for n in range(10):
+            queue = f"q-{n}"
+            got: list[Ref] = []
+
+            def publish(who: Broker, job_id: str, queue: str = queue) -> Callable[[Barrier], None]:
+                def run(barrier: Barrier) -> None:
+                    barrier.wait()
+                    who.publish([ref(job_id, queue)])
+
+                return run
+
+            def consume(barrier: Barrier, queue: str = queue, got: list[Ref] = got) -> None:
+                barrier.wait()
+                deliveries = self.receive(broker, 3, queue)
+                got.extend(refs(deliveries))
+                broker.ack(deliveries)
+
+            together([publish(broker, "a"), publish(broker, "b"), publish(other, "c"), consume])
+            assert {message.id for message in got} == {"a", "b", "c"}
+
     def test_threads_share_the_messages(self, broker: Broker) -> None:
         messages = [ref(f"job-{n}") for n in range(300)]
 
