@@ -1,4 +1,4 @@
-"""The cursors of `Storage.find`: the key of the last job of a page, opaque to callers."""
+"""The cursors of `Storage.find` and `Storage.unpublish`: the key of the last job of a page, opaque to callers."""
 
 import re
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _RULE = re.compile(r"([0-9]{1,19})_([A-Za-z0-9_.-]{1,100})", re.ASCII)
 
 
 class PageKey(NamedTuple):
-    """What pages are ordered by, the greatest first."""
+    """What pages are ordered by; those of `find` the greatest first."""
 
     state_at: Micros
     id: str
@@ -30,3 +30,8 @@ def decode_cursor(cursor: str) -> PageKey:
     if match is None or int(match[1]) >= 2**63:
         raise InvalidOption("the cursor is not one that a page gave: start again without it")
     return PageKey(int(match[1]), match[2])
+
+
+def first_key(after: str | None) -> PageKey:
+    """Behind which an ascending walk begins."""
+    return PageKey(-1, "") if after is None else decode_cursor(after)

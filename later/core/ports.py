@@ -216,6 +216,15 @@ class Storage(ABC):
         """The broker has confirmed these: clear `publish_by` of those still Enqueued with the same epoch."""
 
     @abstractmethod
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        """The broker has lost what it had confirmed: have jobs of these queues published again.
+
+        Looks at up to `limit` jobs that have been Enqueued for `waiting` or longer, by (state_at, id), the oldest
+        first. Those of `queues` that have no `publish_by` get it: the time at which they became Enqueued, so that
+        `unpublished` finds them in that order. The answer is where to go on with `after`; None when the end was
+        reached. Raises InvalidOption for an `after` that is not one of ours."""
+
+    @abstractmethod
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:
         """Jobs with history and children; None for an unknown id. One consistent view per job."""
 
@@ -307,7 +316,8 @@ class Broker(ABC):
 
     @abstractmethod
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
-        """Roughly how many messages wait in each queue; for people, never for decisions."""
+        """Roughly how many messages wait in each queue, without those that are reserved; 0 for a queue that does not
+        exist. Servers compare it with the jobs in the storage: where it is too low, messages come twice."""
 
     @abstractmethod
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from later.core.engine import keeper as engine
 from later.core.engine.worker import Key, Publish
 from later.core.errors import BackendError
+from later.core.records import State
 from later.runtime.ids import new_id
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.log import log
@@ -36,19 +37,21 @@ class Keeping:
     ) -> None:
         """on_end: called in another thread when the machine has exited, or failed on a defect."""
         self._storage = jobs.storage()
+        self._broker = jobs.broker()
         self._publish = jobs.publish
         self._workers = workers
         self._on_end = on_end
         machine = engine.Keeper(
             lambda: describe_server(new_id(), queues, slots),
             Random(),
-            broker=jobs.broker() is not None,
+            broker=self._broker is not None,
         )
         self._loop: Loop[engine.Event, engine.Command] = Loop(
             "later-keeper", machine, engine.Ticked(), self._execute, self._end
         )
         self._lease = Lane("later-lease")
         self._upkeep = Lane("later-upkeep")
+        self._compares = Lane("later-compare")
         self.post = self._loop.post
         self.start = self._loop.start
         self._loop.post(engine.Started())  # the machine's first event, whatever is posted next
@@ -65,6 +68,8 @@ class Keeping:
         match command:
             case engine.Register() | engine.Beat() | engine.Unregister():
                 self._lease.submit(lambda: self._loop.post(self._guard(self._lease_call, command)))
+            case engine.Compare():
+                self._compares.submit(lambda: self._loop.post(self._compare()))
             case Publish(refs):
                 self._publish(refs)
             case engine.TellLeased(server):
@@ -81,7 +86,7 @@ class Keeping:
         return True
 
     def _end(self) -> None:
-        lanes = (self._lease, self._upkeep)
+        lanes = (self._lease, self._upkeep, self._compares)
         for lane in lanes:
             lane.close()
         for lane in lanes:
@@ -97,6 +102,18 @@ class Keeping:
             log.exception("the storage raised what it must not on %s; trying again", type(command).__name__)
         lease = isinstance(command, engine.Register | engine.Beat | engine.Unregister)
         return engine.LeaseCallFailed() if lease else engine.UpkeepFailed()
+
+    def _compare(self) -> engine.Event:
+        assert self._broker is not None
+        try:
+            by_queue = self._storage.counts().by_queue
+            enqueued = {queue: jobs for queue, states in by_queue.items() if (jobs := states.get(State.ENQUEUED))}
+            return engine.Compared(enqueued, self._broker.depth(list(enqueued)) if enqueued else {})
+        except BackendError as error:
+            log.debug("cannot see whether the broker has lost messages; trying again: %s", error)
+        except Exception:  # noqa: BLE001  a faulty adapter must not end the server
+            log.exception("the broker or the storage raised what it must not; trying again")
+        return engine.CompareFailed()
 
     def _lease_call(self, command: engine.LeaseCommand) -> engine.Event:
         match command:
@@ -121,6 +138,10 @@ class Keeping:
                 return engine.RescueDone(rescued)
             case engine.FindUnpublished(limit, again_in):
                 return engine.UnpublishedFound(storage.unpublished(limit, again_in))
+            case engine.Unpublish(queues, waiting, limit, after):
+                if after is None:
+                    log.warning("the broker lacks messages of %s; their jobs are published again", ", ".join(queues))
+                return engine.Unpublished(storage.unpublish(queues, waiting, limit, after))
             case engine.Prune(limit):
                 return engine.PruneDone(storage.prune(limit))
             case engine.ListServers():

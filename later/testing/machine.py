@@ -6,7 +6,8 @@ in which they differ to the fewest calls that show it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from later.core.records import (
     ErrorInfo,
     JobQuery,
     JobRecord,
+    Micros,
     NewJob,
     On,
     Page,
@@ -36,6 +38,8 @@ from later.core.records import (
 )
 from later.testing.clock import VirtualClock
 from later.testing.model import ModelStorage
+
+_Answer = TypeVar("_Answer")
 
 JOBS: Final = [f"job-{n}" for n in range(6)]
 QUEUES: Final = ["q", "r"]
@@ -122,6 +126,10 @@ queries = st.builds(
 )
 
 
+def _unpublish(queues: Sequence[str], waiting: Micros, limit: int, after: str | None, storage: Storage) -> str | None:
+    return storage.unpublish(queues, waiting, limit, after)
+
+
 class StorageMachine(RuleBasedStateMachine):
     """One history. `open_storage` opens an empty storage."""
 
@@ -141,9 +149,11 @@ class StorageMachine(RuleBasedStateMachine):
             self.register(server)
         self.agree(lambda storage: storage.insert(jobs))
 
-    def agree(self, call: Callable[[Storage], object]) -> None:
+    def agree(self, call: Callable[[Storage], _Answer]) -> _Answer:
         """Make one call to both and compare what they say."""
-        assert call(self.storage) == call(self.model)
+        answer = call(self.storage)
+        assert answer == call(self.model)
+        return answer
 
     def record(self, job_id: str) -> JobRecord | None:
         [details] = self.model.get([job_id])
@@ -280,6 +290,19 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(limit=limits)
     def publish(self, limit: int) -> None:
         self.agree(lambda storage: storage.unpublished(limit, SECOND))
+
+    @rule(
+        queues=st.lists(st.sampled_from(QUEUES), max_size=2),
+        waiting=st.sampled_from([0, 0, SECOND]),
+        limit=st.integers(2, 6),
+    )
+    def lose(self, queues: list[str], waiting: Micros, limit: int) -> None:
+        """The broker was wiped."""
+        after: str | None = None
+        while True:
+            after = self.agree(partial(_unpublish, queues, waiting, limit, after))
+            if after is None:
+                return
 
     @rule(jobs=st.lists(st.tuples(st.sampled_from(JOBS), mostly(0, -1, of=1)), max_size=4))
     def confirm(self, jobs: list[tuple[str, int]]) -> None:

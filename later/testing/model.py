@@ -13,6 +13,7 @@ from typing_extensions import override
 from later.core import lifecycle
 from later.core.errors import InvalidOption, UnusableConnection
 from later.core.lifecycle import Cause, Change
+from later.core.paging import encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
     HISTORY_LIMIT,
@@ -318,6 +319,19 @@ class ModelStorage(Storage):
                 job = self._load(ref.id)
                 if job is not None and _enqueued(job) and job.epoch == ref.epoch:
                     self._keep(replace(job, publish_by=None))
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        first = first_key(after)
+        with self._lock:
+            until = self._now() - waiting
+            jobs = [kept.job for kept in self._world.jobs.values() if _enqueued(kept.job)]
+            keys = sorted(page_key(job) for job in jobs if job.state_at <= until and page_key(job) > first)[:limit]
+            for key in keys:
+                job = self._world.jobs[key.id].job
+                if job.queue in queues and job.publish_by is None:
+                    self._keep(replace(job, publish_by=job.state_at))
+            return encode_cursor(keys[-1]) if len(keys) == limit else None
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

@@ -628,6 +628,25 @@ class OldConfirmationCounts(Saboteur):
         super().published([ref._replace(epoch=self._world.jobs[ref.id].job.epoch) for ref in known])
 
 
+class LostForGood(Saboteur):
+    caught_by: ClassVar = [
+        "test_what_the_broker_has_lost_is_published_again",
+        "test_a_walk_over_what_was_lost_goes_on_where_it_was",
+    ]
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        return None
+
+
+class LostInEveryQueue(Saboteur):
+    caught_by: ClassVar = ["test_what_the_broker_has_lost_is_published_again"]
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        return super().unpublish(list(self.counts().by_queue), waiting, limit, after)
+
+
 class ClaimedIsPublished(Saboteur):
     """A claim leaves the job in the outbox."""
 

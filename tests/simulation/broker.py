@@ -1,6 +1,6 @@
 """A broker that loses, repeats, delays, reorders and makes up messages, goes away and comes back empty."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -99,6 +99,9 @@ class SimBroker:
         self._listeners = [listener for listener in self._listeners if listener.actor is not actor]
         for tag in [tag for tag, (owner, _) in self._reserved.items() if owner is actor]:
             self._add(self._reserved.pop(tag)[1])
+
+    def depth(self, queues: Iterable[str]) -> dict[str, int]:
+        return {queue: len(self._queues.get(queue, ())) for queue in queues}
 
     def go_down(self, *, wiped: bool) -> None:
         self.up = False

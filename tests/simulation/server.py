@@ -11,7 +11,7 @@ from later.core.engine import keeper, worker
 from later.core.engine.judge import End, judge
 from later.core.engine.keeper import Keeper
 from later.core.engine.worker import Key, Worker, WorkerSettings
-from later.core.records import Claim, Claimant, ServerInfo, ServerRecord
+from later.core.records import Claim, Claimant, Counts, ServerInfo, ServerRecord, State
 from tests.simulation.faults import Fault
 from tests.simulation.handlers import Handler
 from tests.simulation.scheduler import Actor
@@ -415,6 +415,11 @@ class Server(Actor):
             case keeper.FindUnpublished(limit, again_in):
                 work_find = lambda: storage.unpublished(limit, again_in)
                 world.call(self, ("unpublished", by), work_find, lambda r: feed(keeper.UnpublishedFound(r)), failed)
+            case keeper.Unpublish(queues, waiting, limit, after):
+                work_lost = lambda: storage.unpublish(queues, waiting, limit, after)
+                world.call(self, ("unpublish", by), work_lost, lambda r: feed(keeper.Unpublished(r)), failed)
+            case keeper.Compare():
+                world.call(self, ("counts", by), storage.counts, self._counted, lambda: feed(keeper.CompareFailed()))
             case keeper.Prune(limit):
                 work_prune = lambda: storage.prune(limit)
                 world.call(self, ("prune", by), work_prune, lambda r: feed(keeper.PruneDone(r)), failed)
@@ -430,6 +435,13 @@ class Server(Actor):
                 world.publish(self, by, refs)
             case _:
                 raise AssertionError(command)
+
+    def _counted(self, counts: Counts) -> None:
+        if not self.world.broker.up:
+            self.feed(keeper.CompareFailed())
+            return
+        enqueued = {queue: jobs for queue, states in counts.by_queue.items() if (jobs := states.get(State.ENQUEUED))}
+        self.feed(keeper.Compared(enqueued, self.world.broker.depth(enqueued)))
 
     def _servers_listed(self, servers: list[ServerRecord]) -> None:
         dead = [

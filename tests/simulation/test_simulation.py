@@ -49,7 +49,7 @@ WORKER_COMMANDS: Final = (
 )  # fmt: skip
 KEEPER_COMMANDS: Final = (
     "Register", "Beat", "Unregister", "Promote", "Rescue", "FindUnpublished", "Prune", "ListServers", "ListHeld",
-    "Apply", "Publish", "TellLeased", "TellLeaseLost", "TellCancels", "KeeperExit",
+    "Apply", "Publish", "Unpublish", "Compare", "TellLeased", "TellLeaseLost", "TellCancels", "KeeperExit",
 )  # fmt: skip
 
 MEETINGS: Final[Mapping[Fault, tuple[str, ...]]] = {

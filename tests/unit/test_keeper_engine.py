@@ -12,6 +12,9 @@ from later.core.engine.keeper import (
     Apply,
     Beat,
     Beaten,
+    Compare,
+    Compared,
+    CompareFailed,
     FindUnpublished,
     HeldListed,
     Keeper,
@@ -34,6 +37,8 @@ from later.core.engine.keeper import (
     TellLeased,
     TellLeaseLost,
     Ticked,
+    Unpublish,
+    Unpublished,
     UnpublishedFound,
     Unregister,
     Unregistered,
@@ -135,7 +140,11 @@ QUIET: dict[type[keeper.Command], keeper.Event] = {
     Promote: PromoteDone(Promoted((), None)),
     FindUnpublished: UnpublishedFound(()),
     Prune: PruneDone(0),
+    Compare: Compared({}, {}),
 }
+
+EMPTY = Compared({"other": 3, "q": 3}, {"q": 1, "other": 2})
+"""The broker has lost messages of `q`."""
 
 
 @pytest.fixture
@@ -373,6 +382,87 @@ def test_servers_found_dead_are_rescued_at_once_and_until_it_worked(bench: Bench
     bench.feed(RescueDone(Rescued(("dead",), (REF,), 1, more=False)))
     bench.until(Rescue)
     assert bench.take(Rescue).dead == ()
+
+
+@pytest.mark.parametrize("depth", [{}, {"q": 0}, {"q": 4, "other": 9}])
+def test_what_the_broker_has_lost_is_published_again(depth: dict[str, int]) -> None:
+    bench = Bench(broker=True).start()
+    assert bench.until(Compare, limit=keeper.COMPARE) <= keeper.COMPARE
+    bench.take(Compare)
+    assert bench.feed(Compared({"q": 9, "other": 9}, depth | {"other": 5})) == [
+        Unpublish(("q",), keeper.LOST_AFTER, keeper.LIMIT, None)
+    ]
+    bench.take(Unpublish)
+    assert bench.feed(Unpublished("here")) == [Unpublish(("q",), keeper.LOST_AFTER, keeper.LIMIT, "here")]
+    bench.take(Unpublish)
+    bench.feed(UpkeepFailed())
+    bench.until(Unpublish)
+    assert bench.take(Unpublish).after == "here"
+    assert bench.feed(Unpublished(None)) == [FindUnpublished(keeper.LIMIT, keeper.REPUBLISH_AGAIN)]
+    bench.settle()
+    began = bench.now
+    bench.until(Compare)
+    assert not bench.has(Unpublish)
+    assert bench.now - began > keeper.COMPARE
+
+
+def test_a_broker_that_has_its_messages_is_left_alone() -> None:
+    bench = Bench(broker=True).start()
+    for enqueued, depth in [({"q": 9}, {"q": 5}), ({}, {}), ({"q": 9}, {"q": 1_000})]:
+        bench.answer(Compare, Compared(enqueued, depth))
+        assert not bench.has(Unpublish)
+        began = bench.now
+        bench.until(Compare)
+        assert bench.now - began <= keeper.COMPARE
+
+
+def test_a_broker_that_keeps_losing_is_filled_ever_more_rarely() -> None:
+    bench = Bench(broker=True).start()
+    pauses: list[float] = []
+    for _ in range(9):
+        bench.answer(Compare, EMPTY)
+        bench.answer(Unpublish, Unpublished(None))
+        began = bench.now
+        bench.until(Compare, limit=keeper.COMPARE_LONGEST)
+        pauses.append(bench.now - began)
+    assert pauses[0] < 2.2 * keeper.COMPARE
+    assert pauses[-1] > keeper.COMPARE_LONGEST / 2
+    bench.answer(Compare, Compared({"q": 1}, {"q": 1}))
+    began = bench.now
+    bench.until(Compare)
+    assert bench.now - began <= keeper.COMPARE
+
+
+def test_a_broker_that_does_not_answer_is_asked_again_soon() -> None:
+    bench = Bench(broker=True).start()
+    for _ in range(10):
+        bench.until(Compare)
+        bench.take(Compare)
+        bench.feed(CompareFailed())
+        began = bench.now
+        bench.until(Compare)
+        assert bench.now - began <= 5.0
+    bench.take(Compare)
+    bench.feed(EMPTY)
+    assert bench.has(Unpublish)
+
+
+def test_what_is_being_published_is_not_taken_for_lost() -> None:
+    bench = Bench(broker=True).start()
+    bench.until(Compare)
+    bench.take(Compare)
+    bench.answer(FindUnpublished, UnpublishedFound([REF] * keeper.LIMIT))
+    bench.feed(EMPTY)
+    assert not bench.has(Unpublish)
+
+
+def test_without_a_broker_nothing_is_compared(bench: Bench) -> None:
+    ends = bench.now + 100
+    while bench.now < ends:
+        bench.until(Prune)
+        bench.take(Prune)
+        bench.feed(PruneDone(0))
+        assert not bench.has(Compare)
 
 
 @pytest.mark.parametrize(

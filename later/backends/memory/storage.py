@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from threading import Condition
 
 from typing_extensions import override
@@ -11,7 +11,7 @@ from typing_extensions import override
 from later.backends.memory.table import Table
 from later.core import lifecycle, steps
 from later.core.lifecycle import Cause, Change
-from later.core.paging import decode_cursor, encode_cursor, page_key
+from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
     Beat,
@@ -232,6 +232,18 @@ class MemoryStorage(Storage):
                 job = self._table.load(ref.id)
                 if job is not None and job.state is State.ENQUEUED and job.epoch == ref.epoch:
                     self._table.save(job, replace(job, publish_by=None), None)
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        first = first_key(after)
+        with self._changed:
+            until = self._clock() - waiting
+            jobs = (job for job in self._table.jobs() if job.state is State.ENQUEUED and job.state_at <= until)
+            page = nsmallest(limit, (job for job in jobs if page_key(job) > first), key=page_key)
+            for job in page:
+                if job.queue in queues and job.publish_by is None:
+                    self._table.save(job, replace(job, publish_by=job.state_at), None)
+            return encode_cursor(page_key(page[-1])) if len(page) == limit else None
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

@@ -18,7 +18,7 @@ from later.backends.postgres.work import Work
 from later.core import steps
 from later.core.errors import UnusableConnection
 from later.core.lifecycle import Cause, Change
-from later.core.paging import decode_cursor
+from later.core.paging import PageKey, decode_cursor, encode_cursor, first_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
     Applied,
@@ -521,6 +521,19 @@ class PostgresStorage(Storage):
     def published(self, refs: Sequence[Ref]) -> None:
         if refs:
             self._rows("confirm", **arrays.pairs(refs))
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        first = first_key(after)
+        last = self._rows(
+            "unpublish",
+            queues=arrays.texts(queues),
+            waiting=waiting,
+            limit=limit,
+            after_at=first.state_at,
+            after_id=first.id,
+        )
+        return encode_cursor(PageKey(*last[0])) if last else None
 
     @override
     def prune(self, limit: int) -> int:

@@ -290,6 +290,15 @@ class RedisStorage(Storage):
             self._call(scripts.PUBLISHED, [value for ref in part for value in (ref.id, ref.epoch)])
 
     @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        at: str | int = ""
+        job_id: str = ""
+        if after is not None:
+            at, job_id = decode_cursor(after)
+        score, last = self._call(scripts.UNPUBLISH, [at, job_id, waiting, limit, *queues])
+        return encode_cursor(PageKey(rows.read_score(score), last.decode())) if score else None
+
+    @override
     def prune(self, limit: int) -> int:
         touched = 0
         while touched < limit:

@@ -17,7 +17,7 @@ from later.backends.sqlite.transaction import Transaction
 from later.backends.sqlite.wakeup import Wakeup
 from later.core import lifecycle, steps
 from later.core.lifecycle import RULES, Cause, Change
-from later.core.paging import decode_cursor
+from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
     Beat,
@@ -310,6 +310,18 @@ class SQLiteStorage(Storage):
                 return
         with self._writing() as view:
             view.rows("confirm", refs=_pairs(refs))
+
+    @override
+    def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
+        first = first_key(after)
+        with self._writing() as view:
+            rows = view.jobs()
+            page = rows.select("waiting", until=view.now - waiting, at=first.state_at, id=first.id, limit=limit)
+            for job in page:
+                if job.queue in queues and job.publish_by is None:
+                    rows.save(job, replace(job, publish_by=job.state_at), None)
+            rows.flush()
+            return encode_cursor(page_key(page[-1])) if len(page) == limit else None
 
     @override
     def prune(self, limit: int) -> int:

@@ -1,10 +1,10 @@
 """The machine that holds a server's lease and does the upkeep that any server may do.
 
-Two lanes, so that slow upkeep cannot starve the heartbeat: the lease lane (Register, Beat, Unregister) and the upkeep
-lane; each has one command under way at a time.
+Three lanes, so that slow upkeep cannot starve the heartbeat, nor a slow broker the upkeep: the lease lane (Register,
+Beat, Unregister), the upkeep lane, and the broker lane (Compare); each has one command under way at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from random import Random
@@ -30,6 +30,12 @@ SOONEST: Final = 0.005
 REPUBLISH: Final = 2.0
 REPUBLISH_AGAIN: Final[Micros] = 30 * SECOND
 """A job published again by the upkeep and still unconfirmed is due once more after this."""
+COMPARE: Final = 10.0
+"""With a broker: how often to look whether it has lost messages that it had confirmed. Once it has, each look that
+finds so again waits twice as long, up to `COMPARE_LONGEST`: a broker that keeps fewer than it takes is not helped."""
+COMPARE_LONGEST: Final = 600.0
+LOST_AFTER: Final[Micros] = 10 * SECOND
+"""A job that has waited for less is on its way, or in the hands of a worker that is about to claim it."""
 PRUNE: Final = 60.0
 RECONCILE: Final = 60.0
 MAX_DIED: Final = 1000
@@ -83,6 +89,25 @@ class RescueDone:
 @dataclass(frozen=True, slots=True)
 class UnpublishedFound:
     refs: Sequence[Ref]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    after: str | None
+    """Where to go on; None when all have been looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """By queue, the Enqueued jobs in the storage and the messages in the broker."""
+
+    enqueued: Mapping[str, int]
+    depth: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareFailed:
+    """The broker or the storage did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +172,9 @@ Event: TypeAlias = (
     | PromoteDone
     | RescueDone
     | UnpublishedFound
+    | Unpublished
+    | Compared
+    | CompareFailed
     | PruneDone
     | ServersListed
     | HeldListed
@@ -200,6 +228,19 @@ class FindUnpublished:
 
 
 @dataclass(frozen=True, slots=True)
+class Unpublish:
+    queues: Sequence[str]
+    waiting: Micros
+    limit: int
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Call `Broker.depth` for the queues that have Enqueued jobs; answer Compared or CompareFailed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prune:
     limit: int
 
@@ -244,8 +285,10 @@ class KeeperExit:
 
 
 LeaseCommand: TypeAlias = Register | Beat | Unregister
-UpkeepCommand: TypeAlias = Promote | Rescue | FindUnpublished | Prune | ListServers | ListHeld | Apply
-Command: TypeAlias = LeaseCommand | UpkeepCommand | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
+UpkeepCommand: TypeAlias = Promote | Rescue | FindUnpublished | Unpublish | Prune | ListServers | ListHeld | Apply
+Command: TypeAlias = (
+    LeaseCommand | UpkeepCommand | Compare | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
+)
 
 # --- the machine ----------------------------------------------------------------------------------------------------
 
@@ -257,8 +300,10 @@ class _Chore(IntEnum):
     LOOK = 1
     RESCUE = 2
     PROMOTE = 3
-    REPUBLISH = 4
-    PRUNE = 5
+    UNPUBLISH = 4
+    """Before the republishing: a job that was published again is not to be found unpublished a second time."""
+    REPUBLISH = 5
+    PRUNE = 6
 
 
 _EVERY: Final = {
@@ -266,6 +311,7 @@ _EVERY: Final = {
     _Chore.LOOK: BEAT,
     _Chore.RESCUE: RESCUE,
     _Chore.PROMOTE: PROMOTE,
+    _Chore.UNPUBLISH: REPUBLISH,
     _Chore.REPUBLISH: REPUBLISH,
     _Chore.PRUNE: PRUNE,
 }
@@ -304,6 +350,17 @@ class Keeper:
     _listing: set[str] = field(default_factory=set[str])
     """Those of them that the ListHeld under way is for."""
     _changes: tuple[Change, ...] = ()
+    _comparing: bool = False
+    _compare_due: float = 0.0
+    _compare_pause: float = 0.0
+    """After a failure; 0.0 when the last one was answered."""
+    _compare_every: float = COMPARE
+    _lost: tuple[str, ...] = ()
+    """Queues whose jobs are being made due to be published again."""
+    _lost_after: str | None = None
+    """Where that goes on."""
+    _behind: bool = False
+    """More is to be published than the last call gave: what the broker lacks is on its way."""
     _stop_by: float | None = None
     """When stopping: exit by then, whatever the storage answers."""
     _exited: bool = False
@@ -318,6 +375,7 @@ class Keeper:
             self._lose(now, out)
         self._lease_lane(now, out)
         self._upkeep_lane(now, out)
+        self._broker_lane(now, out)
         if self._stop_by is not None and (self._server is None or now >= self._stop_by):
             self._exited = True
             out.append(KeeperExit())
@@ -331,6 +389,7 @@ class Keeper:
                 first = {chore: now + every * self.random.random() for chore, every in _EVERY.items()}
                 # A restarted service looks at once for the dead server that it was, and for what is due.
                 self._due = first | {_Chore.LOOK: now, _Chore.RESCUE: now, _Chore.PROMOTE: now}
+                self._compare_due = now + COMPARE * self.random.random()
             case Registered():
                 if self._lease_answered(Register):
                     self._registered(now, out)
@@ -349,6 +408,10 @@ class Keeper:
                 self._lease_failed(now)
             case UpkeepFailed():
                 self._upkeep_failed(now)
+            case Compared():
+                self._compared(event, now)
+            case CompareFailed():
+                self._compare_failed(now)
             case WorkerStarted(worker):
                 self._workers.add(worker)
             case WorkerLeft(worker):
@@ -461,6 +524,9 @@ class Keeper:
                     return Rescue(LIMIT, tuple(sorted(self._dead_servers)))
                 case _Chore.PROMOTE:
                     return Promote(LIMIT)
+                case _Chore.UNPUBLISH:
+                    if self._lost:
+                        return Unpublish(self._lost, LOST_AFTER, LIMIT, self._lost_after)
                 case _Chore.REPUBLISH:
                     if self.broker:
                         return FindUnpublished(LIMIT, REPUBLISH_AGAIN)
@@ -486,8 +552,16 @@ class Keeper:
                     self._dead_servers.difference_update(call.dead)
             case UnpublishedFound(refs):
                 self._publish(refs, out)
-                if len(refs) == LIMIT:
+                self._behind = len(refs) == LIMIT
+                if self._behind:
                     self._due[_Chore.REPUBLISH] = now
+            case Unpublished(after):
+                self._lost_after = after
+                if after is None:
+                    self._lost = ()
+                    self._due[_Chore.REPUBLISH] = now
+                else:
+                    self._due[_Chore.UNPUBLISH] = now
             case PruneDone(touched):
                 if touched == LIMIT:
                     self._due[_Chore.PRUNE] = now
@@ -538,6 +612,35 @@ class Keeper:
         elif isinstance(call, Rescue):
             self._due[_Chore.RESCUE] = now
 
+    # --- what the broker has lost
+
+    def _broker_lane(self, now: float, out: list[Command]) -> None:
+        if self.broker and not self._comparing and self._stop_by is None and now >= self._compare_due:
+            self._comparing = True
+            out.append(Compare())
+
+    def _compared(self, found: Compared, now: float) -> None:
+        """A broker that has no more than half of a queue's jobs was wiped, or has lost messages otherwise. The other
+        half allows for those that are on their way to it, or in the hands of workers. A mistake costs messages that
+        come twice."""
+        self._comparing = False
+        self._compare_pause = 0.0
+        lost = tuple(sorted(queue for queue, jobs in found.enqueued.items() if 2 * found.depth.get(queue, 0) < jobs))
+        if not lost:
+            self._compare_every = COMPARE
+        elif not self._lost and not self._behind:
+            self._lost, self._lost_after = lost, None
+            self._due[_Chore.UNPUBLISH] = now
+            self._compare_every = min(COMPARE_LONGEST, 2 * self._compare_every)
+        self._compare_due = now + self._compare_every * self.random.uniform(0.75, 1.0)
+
+    def _compare_failed(self, now: float) -> None:
+        self._comparing = False
+        first, longest = RETRY
+        self._compare_pause = min(longest, self._compare_pause * 2 or first)
+        self._compare_every = COMPARE  # it may come back empty
+        self._compare_due = now + self._compare_pause * self.random.uniform(0.5, 1.0)
+
     def _publish(self, refs: Iterable[Ref], out: list[Command]) -> None:
         found = tuple(refs)
         if found and self.broker:
@@ -556,4 +659,6 @@ class Keeper:
             times.append(self._lease_due)
         if self._upkeep_call is None:
             times.append(max(self._upkeep_after, min(self._due.values(), default=self._upkeep_after)))
+        if self.broker and not self._comparing and self._server is not None:
+            times.append(self._compare_due)
         return min(times, default=None)

@@ -1,10 +1,13 @@
 """What a storage promises about time: what comes due, what is published again, what has been kept long enough."""
 
+from collections.abc import Sequence
+
 import pytest
 
+from later.core.errors import InvalidOption
 from later.core.lifecycle import DAY, KEEP, PUBLISH_WITHIN, Cause, Change, ref_of
 from later.core.ports import Storage
-from later.core.records import SECOND, On, Promoted, Ref, State
+from later.core.records import SECOND, Inserted, On, Promoted, Ref, State
 from later.testing.contract.bench import BY, END_BY, Bench, StorageFixtures, ids, new_job, report
 
 
@@ -42,6 +45,10 @@ class PromoteContract(StorageFixtures):
         bench.move(report(bench.start("job"), Cause.RETRY, delay=SECOND))
         bench.clock.advance(SECOND)
         assert bench.storage.promote(1).enqueued == (Ref("job", 2, "q", 0),)
+
+
+def _refs(inserted: Sequence[Inserted]) -> list[Ref]:
+    return [item.ref for item in inserted if item.ref is not None]
 
 
 class OutboxContract(StorageFixtures):
@@ -119,6 +126,48 @@ class OutboxContract(StorageFixtures):
         outbox.clock.advance(DAY)
         assert ids(outbox.storage.unpublished(2, SECOND)) == ["z", "a"]
         assert ids(outbox.storage.unpublished(2, SECOND)) == ["b"]
+
+    def test_what_the_broker_has_lost_is_published_again(self, outbox: Bench) -> None:
+        refs = _refs(outbox.add(new_job("b"), new_job("a")))
+        late = outbox.clock.advance(SECOND)
+        refs += _refs(outbox.add(new_job("late"), new_job("young", delay=1), new_job("elsewhere", queue="r")))
+        outbox.storage.published(refs)
+        outbox.clock.advance(SECOND)
+        refs += outbox.storage.promote(1).enqueued
+        outbox.storage.published(refs[-1:])
+        assert outbox.storage.unpublished(10, SECOND) == []
+        assert outbox.storage.unpublish(["q", "nothing"], SECOND, 10) is None
+        assert outbox.job("late").publish_by == late
+        assert outbox.job("elsewhere").publish_by is None
+        assert ids(outbox.storage.unpublished(10, SECOND)) == ["a", "b", "late"]
+
+    def test_a_walk_over_what_was_lost_goes_on_where_it_was(self, outbox: Bench) -> None:
+        names = ["d", "b", "a", "c", "e"]
+        refs: list[Ref] = []
+        for name in names:
+            refs += _refs(outbox.add(new_job(name)))
+            outbox.clock.advance(1 if name in {"d", "c"} else 0)
+        outbox.storage.published(refs)
+        steps: list[list[str]] = []
+        after: str | None = None
+        while True:
+            after = outbox.storage.unpublish(["q"], 0, 2, after)
+            found = outbox.storage.unpublished(10, SECOND)
+            outbox.storage.published(found)  # at once: it is not to be found again
+            steps.append(ids(found))
+            if after is None:
+                break
+        assert steps == [["d", "a"], ["b", "c"], ["e"]]
+        with pytest.raises(InvalidOption):
+            outbox.storage.unpublish(["q"], 0, 2, "nonsense")
+
+    def test_only_what_waits_in_the_broker_was_lost(self, outbox: Bench) -> None:
+        outbox.add(new_job("waiting"), new_job("ended"), new_job("scheduled", delay=SECOND))
+        outbox.end("ended", State.SUCCEEDED)
+        outbox.start("running")
+        before = [outbox.job(job_id) for job_id in ("waiting", "ended", "scheduled", "running")]
+        assert outbox.storage.unpublish(["q"], 0, 10) is None
+        assert [outbox.job(job.id) for job in before] == before, "waiting is to be published already"
 
 
 class PruneContract(StorageFixtures):

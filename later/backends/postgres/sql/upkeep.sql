@@ -167,6 +167,32 @@ WITH confirmed AS MATERIALIZED (
 )
 UPDATE {schema}.job AS j SET publish_by = NULL WHERE j.app = {app} AND j.id = ANY(ARRAY(SELECT id FROM confirmed));
 
+-- name: unpublish
+-- Returns the last job that it looked at, when there may be more.
+WITH {moment}, page AS MATERIALIZED (
+    SELECT j.id, j.state_at, j.queue = ANY(%(queues)s::text[]) AND j.publish_by IS NULL AS lost
+    FROM {schema}.job AS j
+    WHERE j.app = {app} AND j.state = 'Enqueued' AND j.state_at <= {now} - %(waiting)s AND j.state_at >= %(after_at)s
+        AND (j.state_at, j.id) > (%(after_at)s, %(after_id)s)
+    ORDER BY j.state_at, j.id
+    LIMIT %(limit)s
+), lost AS MATERIALIZED (
+    SELECT j.id
+    FROM {schema}.job AS j
+    WHERE j.app = {app} AND j.id = ANY(ARRAY(SELECT id FROM page AS p WHERE p.lost))
+        AND j.state = 'Enqueued' AND j.publish_by IS NULL
+    FOR UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE {schema}.job AS j
+    SET publish_by = j.state_at
+    WHERE j.app = {app} AND j.id = ANY(ARRAY(SELECT id FROM lost))
+)
+SELECT p.state_at, p.id
+FROM page AS p
+WHERE (SELECT count(*) FROM page) = %(limit)s
+ORDER BY p.state_at DESC, p.id DESC
+LIMIT 1;
+
 -- name: expired
 WITH {moment}
 SELECT {job}

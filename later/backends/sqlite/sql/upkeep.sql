@@ -135,6 +135,13 @@ WHERE app = :app AND publish_by IS NOT NULL AND (id, epoch) IN (
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:refs)
 );
 
+-- name: waiting
+SELECT {job}, x''
+FROM later_job AS j INDEXED BY later_job_listing
+WHERE j.app = :app AND j.state = 'Enqueued' AND j.state_at <= :until AND (j.state_at, j.id) > (:at, :id)
+ORDER BY j.state_at, j.id
+LIMIT :limit;
+
 -- name: has_expired
 SELECT EXISTS (
     SELECT 1
