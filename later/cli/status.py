@@ -1,4 +1,4 @@
-"""`later status`: which servers live, and how many jobs there are."""
+"""`later status`: which servers live, how many jobs there are, and how the broker is."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,8 +9,9 @@ from rich.text import Text
 
 from later import BackgroundJobs, Counts, JobQuery, Server, State
 from later.cli.options import app_option, json_option
-from later.cli.output import STYLES, WIDE, Column, age, clean, iso, span, table, width, write, write_json
+from later.cli.output import STYLES, WIDE, Column, age, clean, iso, line, span, table, width, write, write_json
 from later.cli.target import opened
+from later.core.ports import BrokerReport, BrokerState
 
 LOOK: Final = 200
 """How many waiting jobs of a queue are looked at for the oldest: one page, so that a long queue costs no more."""
@@ -28,10 +29,14 @@ class _Oldest(NamedTuple):
 @app_option
 @json_option
 def status(*, app: str | None, as_json: bool) -> None:
-    """Show which servers live, and the jobs by queue and state.
+    """Show which servers live, the jobs by queue and state, and how the broker is.
 
     A server is dead when it has not been heard of for the time of its lease; its jobs run again elsewhere. OLDEST is
     how long the oldest Enqueued job of a queue has been waiting, ">" when it is longer than that.
+
+    The broker is asked from here: whether it answers within 5 seconds, whether it takes messages, how many wait in each
+    queue, and how many were set aside because they could not be read (DEAD). One that does not answer is told, and
+    is no failure of this command: jobs go on without it.
     """
     with opened(app) as jobs:
         servers = jobs.servers()
@@ -41,13 +46,18 @@ def status(*, app: str | None, as_json: bool) -> None:
             for queue, states in counts.by_queue.items()
             if states.get(State.ENQUEUED) and (found := _oldest(jobs, queue))
         }
+        broker = jobs.broker()
+        report = None if broker is None else broker.report(sorted(counts.by_queue))
     now = datetime.now(UTC)
     if as_json:
-        write_json(_document(servers, counts, oldest, now))
+        write_json(_document(servers, counts, oldest, now) | {"broker": report and _broker_document(report)})
         return
     _write_servers(servers, now)
     write()
     _write_queues(counts, oldest, now)
+    if report is not None:
+        write()
+        _write_broker(report, now)
 
 
 def _oldest(jobs: BackgroundJobs[Any, Any], queue: str) -> _Oldest | None:
@@ -83,6 +93,24 @@ def _document(
         },
         "total": {state.value: counts.total(state) for state in State},
     }
+
+
+def _broker_document(report: BrokerReport) -> dict[str, Any]:
+    return {
+        "address": report.address,
+        "state": report.state.value,
+        "error": report.error,
+        "messages": dict(report.depth),
+        "dead": report.dead,
+        "troubles": [
+            {"what": trouble.what, "times": trouble.times, "last_at": iso(_time(trouble.last_at))}
+            for trouble in report.troubles
+        ],
+    }
+
+
+def _time(at: int) -> datetime:
+    return datetime.fromtimestamp(at / 1e6, UTC)
 
 
 def _alive(server: Server, now: datetime) -> bool:
@@ -135,6 +163,36 @@ def _write_queues(counts: Counts, oldest: Mapping[str, _Oldest], now: datetime) 
     if len(rows) > 1:
         rows.append(["total", *(_number(state, counts.total(state)) for state in State), ""])
     table(columns, rows)
+
+
+_HEALTH: Final = {
+    BrokerState.CONNECTED: "green",
+    BrokerState.BLOCKED: "bold yellow",
+    BrokerState.UNREACHABLE: "bold red",
+}
+
+
+def _write_broker(report: BrokerReport, now: datetime) -> None:
+    table(
+        [Column("BROKER", shrinks=True), Column("STATUS"), Column("DEAD", right=True)],
+        [
+            [
+                clean(report.address),
+                Text(report.state.value, _HEALTH[report.state]),
+                "" if report.dead is None else str(report.dead),
+            ]
+        ],
+    )
+    if report.error is not None:
+        write(f"Jobs go on without it: {line(report.error, 1000)}")
+    for trouble in report.troubles:
+        write(f"{trouble.times} {trouble.what}, the last {age(_time(trouble.last_at), now)}")
+    if report.depth:
+        write()
+        table(
+            [Column("QUEUE", shrinks=True), Column("MESSAGES", right=True)],
+            [[clean(queue), str(number)] for queue, number in sorted(report.depth.items())],
+        )
 
 
 _HEADS: Final = {State.AWAITING: "AWAIT", State.SCHEDULED: "SCHED", State.PROCESSING: "PROCESS"}

@@ -10,8 +10,9 @@ Rules for all methods of both:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from later.core.errors import Unsupported
@@ -271,6 +272,42 @@ class BrokerCapabilities:
     """Within a queue, messages of a higher priority are received first."""
 
 
+class BrokerState(StrEnum):
+    CONNECTED = "connected"
+    BLOCKED = "blocked"
+    """It takes no messages at the moment, because it is short of memory or disk."""
+    UNREACHABLE = "unreachable"
+    """No connection, or no answer. The next use of the broker tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTrouble:
+    """Something that was noticed, and is healed without help."""
+
+    what: str
+    times: int
+    """Since this process opened the broker."""
+    last_at: Micros
+    """By this process's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerReport:
+    """How a broker is, as one process sees it; for people."""
+
+    address: str
+    """Its URL, the password left out."""
+    state: BrokerState
+    error: str | None = None
+    """Why it is not connected."""
+    depth: Mapping[str, int] = field(default_factory=dict[str, int])
+    """As `Broker.depth`; empty when it cannot be asked."""
+    dead: int | None = None
+    """Messages set aside because they are none of this app's, or cannot be read; None when that is not known."""
+    troubles: Sequence[BrokerTrouble] = ()
+    """What has happened before, the latest first."""
+
+
 class Delivery(NamedTuple):
     """A received message: a `Ref`, and the adapter's own handle to answer it by."""
 
@@ -318,6 +355,11 @@ class Broker(ABC):
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
         """Roughly how many messages wait in each queue, without those that are reserved; 0 for a queue that does not
         exist. Servers compare it with the jobs in the storage: where it is too low, messages come twice."""
+
+    def report(self, queues: Sequence[str]) -> BrokerReport | None:  # noqa: ARG002  for adapters
+        """How the broker is, and how many messages wait in these queues. Asks it, so it may take some seconds to find
+        that there is no answer; never raises for that. None: this adapter does not tell."""
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Wrong URLs, wrong logins, wrong ports: clear, prompt, typed, and without the password."""
 
 import logging
+import re
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from later.backends.rabbitmq import RabbitMQ
 from later.backends.rabbitmq.broker import RabbitBroker
 from later.backends.rabbitmq.errors import AccessRefused
 from later.core.errors import BackendError, Unavailable
-from later.core.ports import BrokerOptions
+from later.core.ports import BrokerOptions, BrokerState
 from later.core.records import Ref
 from tests.support.rabbitmq import RabbitServer
 from tests.support.servers import free_port
@@ -40,6 +41,13 @@ def check(url: str, kind: type[BackendError], message: str, namespace: str = "ap
         assert type(caught.value) is kind
         assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r} {broker.health()}"
     assert broker.health().last_error
+    started = time.monotonic()
+    report = broker.report(["q"])
+    assert time.monotonic() - started < PROMPT
+    assert (report.state, report.depth, report.dead) == (BrokerState.UNREACHABLE, {}, None)
+    assert report.error is not None
+    assert re.search(message, report.error)
+    assert "secret" not in repr(report)
     broker.close()
 
 

@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import count
 from typing import Self
@@ -14,7 +15,7 @@ from later.backends.rabbitmq import RabbitMQ, Trouble
 from later.backends.rabbitmq.broker import RabbitBroker
 from later.backends.rabbitmq.session import SILENCE
 from later.core.errors import BackendError, Unavailable
-from later.core.ports import BrokerOptions, Delivery
+from later.core.ports import BrokerOptions, BrokerState, Delivery
 from later.core.records import Ref
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.rabbitmq import RabbitServer
@@ -263,6 +264,10 @@ def test_a_server_short_of_memory(rabbitmq_server: RabbitServer, broker: RabbitB
                 broker.publish(refs(20, 20))
             assert time.monotonic() - started < 2
         assert broker.health().blocked
+        with closing(RabbitMQ(rabbitmq_server.url).open_broker(BrokerOptions("another"))) as other:
+            for each in (broker, other):
+                report = each.report([])
+                assert (report.state, report.error) == (BrokerState.BLOCKED, None)
         # What is there goes on being received and answered.
         broker.ack(taken)
         left = {ref.id for ref in refs(0, 20)} - {delivery.ref.id for delivery in taken}
@@ -273,6 +278,8 @@ def test_a_server_short_of_memory(rabbitmq_server: RabbitServer, broker: RabbitB
     assert not broker.health().blocked
     receive_all(broker, {ref.id for ref in refs(20, 20)})
     assert broker.health().troubles[Trouble.BLOCKED] == 1
+    assert broker.report([]).state is BrokerState.CONNECTED
+    assert [(trouble.what, trouble.times) for trouble in broker.report([]).troubles] == [(Trouble.BLOCKED.value, 1)]
 
 
 def _publishes(broker: RabbitBroker) -> bool:

@@ -1,14 +1,18 @@
 """`later status`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
+from later import BackgroundJobs
+from later.backends.memory.broker import Exchange, MemoryBroker
 from later.cli import status
 from later.core.lifecycle import Cause
+from later.core.ports import BrokerReport, BrokerState, BrokerTrouble
 from later.core.records import ServerInfo
 from tests.support.shop import Shop, opened
 
@@ -57,7 +61,8 @@ def test_as_json(shop: Shop) -> None:
 
     document = json.loads(shop.run("status", "--json").stdout)
 
-    assert set(document) == {"servers", "queues", "total"}
+    assert set(document) == {"servers", "queues", "total", "broker"}
+    assert document["broker"] is None
     (server,) = document["servers"]
     assert (server["id"], server["alive"], server["running"], server["slots"]) == ("server-1", True, 1, 8)
     assert document["queues"]["accounts"]["jobs"]["Processing"] == 1
@@ -73,6 +78,56 @@ def test_as_json(shop: Shop) -> None:
         "Failed": 0,
         "Deleted": 0,
     }
+
+
+class Reporting(MemoryBroker):
+    """A broker whose report is made up."""
+
+    def __init__(self, report: BrokerReport) -> None:
+        super().__init__(Exchange())
+        self._report = report
+
+    @override
+    def report(self, queues: Sequence[str]) -> BrokerReport:
+        return self._report
+
+
+DOWN = BrokerReport("amqp://shop:***@mq:5672", BrokerState.UNREACHABLE, "it refuses connections\x1b[2J: is it running?")
+FINE = BrokerReport(
+    "amqp://shop:***@mq:5672",
+    BrokerState.CONNECTED,
+    None,
+    {"default": 12, "accounts": 0},
+    2,
+    (BrokerTrouble("connections lost", 3, 1_000_000),),
+)
+
+
+def test_a_broker_that_is_well(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackgroundJobs, "broker", lambda _: Reporting(FINE))
+    lines = shop.run("status").stdout.splitlines()
+    broker = [line.split() for line in lines[3:]]
+    assert broker[1] == ["BROKER", "STATUS", "DEAD"]
+    assert broker[2] == ["amqp://shop:***@mq:5672", "connected", "2"]
+    assert lines[6].startswith("3 connections lost, the last ")
+    assert broker[5:] == [["QUEUE", "MESSAGES"], ["accounts", "0"], ["default", "12"]]
+    assert json.loads(shop.run("status", "--json").stdout)["broker"] == {
+        "address": "amqp://shop:***@mq:5672",
+        "state": "connected",
+        "error": None,
+        "messages": {"default": 12, "accounts": 0},
+        "dead": 2,
+        "troubles": [{"what": "connections lost", "times": 3, "last_at": "1970-01-01T00:00:01.000000+00:00"}],
+    }
+
+
+def test_a_broker_that_does_not_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BackgroundJobs, "broker", lambda _: Reporting(DOWN))
+    lines = shop.run("status").stdout.splitlines()
+    assert lines[5].split() == ["amqp://shop:***@mq:5672", "unreachable"]
+    assert lines[6] == r"Jobs go on without it: it refuses connections\x1b[2J: is it running?"
+    document = json.loads(shop.run("status", "--json").stdout)["broker"]
+    assert (document["state"], document["messages"], document["dead"]) == ("unreachable", {}, None)
 
 
 def test_a_long_queue_is_looked_at_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

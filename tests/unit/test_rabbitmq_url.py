@@ -37,6 +37,18 @@ def test_forms(url: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("amqp://", "amqp://guest:***@localhost:5672"),
+        ("amqps://u:secret@host/v", "amqps://u:***@host:5671/v"),
+        ("amqp://u%40x:secret@[::1]:99/a%2Fb%23", "amqp://u%40x:***@[::1]:99/a%2Fb%23"),
+    ],
+)
+def test_an_address_to_show(url: str, address: str) -> None:
+    assert parse(url).address == address
+
+
+@pytest.mark.parametrize(
     ("url", "message"),
     [
         ("", "not the URL of a RabbitMQ"),

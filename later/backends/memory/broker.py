@@ -8,7 +8,7 @@ from threading import Condition
 
 from typing_extensions import override
 
-from later.core.ports import Broker, BrokerCapabilities, Delivery
+from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, Delivery
 from later.core.records import Ref
 
 
@@ -86,6 +86,10 @@ class MemoryBroker(Broker):
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
         with self._changed:
             return {queue: self._depth(queue) for queue in queues}
+
+    @override
+    def report(self, queues: Sequence[str]) -> BrokerReport:
+        return BrokerReport("memory:", BrokerState.CONNECTED, depth=self.depth(queues), dead=0)
 
     @override
     def close(self) -> None:

@@ -15,7 +15,8 @@ from later.backends.rabbitmq.link import Link
 from later.backends.rabbitmq.publishing import Publishing
 from later.backends.rabbitmq.session import ANSWER, STARTING, Setup
 from later.backends.rabbitmq.target import Target
-from later.core.ports import Broker, BrokerCapabilities, Delivery
+from later.core.errors import BackendError
+from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, Delivery
 from later.core.records import Ref
 
 
@@ -40,6 +41,7 @@ class RabbitBroker(Broker):
 
     def __init__(self, target: Target, tls: ssl.SSLContext | None, namespace: str, *, quorum: bool) -> None:
         self.capabilities = capabilities(quorum=quorum)
+        self._address = target.address
         self._make: Callable[[], _Links] = partial(_Links, target, tls, namespace, quorum=quorum)
         self._by_pid: dict[int, _Links] = {}
 
@@ -98,7 +100,31 @@ class RabbitBroker(Broker):
 
     @override
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
-        return self._receiving().depth(queues) if queues else {}
+        if not queues:
+            return {}
+        session = self._receiving()
+        depths = session.depth(queues)
+        return {queue: depths[session.names.of(queue)] for queue in queues}
+
+    @override
+    def report(self, queues: Sequence[str]) -> BrokerReport:
+        links = self._links()
+        state, error = BrokerState.CONNECTED, None
+        depth: dict[str, int] = {}
+        dead: int | None = None
+        # Before the look, which notes what it meets, too.
+        troubles = links.health.troubles()
+        try:
+            publishing = links.publish.session()
+            assert publishing is not None
+            if not publishing.takes_messages():
+                state = BrokerState.BLOCKED
+            session = self._receiving()
+            depths = session.depth(queues, dead=True)
+            depth, dead = {queue: depths[session.names.of(queue)] for queue in queues}, depths[session.names.dead]
+        except BackendError as reason:
+            state, error = BrokerState.UNREACHABLE, str(reason)
+        return BrokerReport(self._address, state, error, depth, dead, troubles)
 
     @override
     def close(self) -> None:

@@ -1,9 +1,12 @@
 """What has happened to the connections of one process."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
+
+from later.core.ports import BrokerTrouble
 
 
 class Trouble(StrEnum):
@@ -41,13 +44,23 @@ class HealthLog:
     def __init__(self) -> None:
         self._lock = Lock()
         self._counts: Counter[Trouble] = Counter()
+        self._last_at: dict[Trouble, int] = {}
         self.last_error: str | None = None
 
     def note(self, trouble: Trouble, number: int = 1, error: BaseException | None = None) -> None:
         with self._lock:
             self._counts[trouble] += number
+            self._last_at[trouble] = time.time_ns() // 1000
             if error is not None:
                 self.last_error = str(error)
+
+    def troubles(self) -> tuple[BrokerTrouble, ...]:
+        """The latest first."""
+        with self._lock:
+            found = [
+                BrokerTrouble(trouble.value, times, self._last_at[trouble]) for trouble, times in self._counts.items()
+            ]
+        return tuple(sorted(found, key=lambda trouble: -trouble.last_at))
 
     def counts(self) -> dict[Trouble, int]:
         with self._lock:

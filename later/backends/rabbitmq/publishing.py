@@ -86,6 +86,21 @@ class Publishing(Session):
             for batch in batches:  # what the caller has given up is not sent any more
                 batch.done = True
 
+    def takes_messages(self) -> bool:
+        """Whether the server is not short of memory or disk, which it tells only who publishes: it is sent a message
+        for nobody. Raises Unavailable."""
+
+        def send(answer: Callable[[bool | BackendError], None]) -> None:
+            self._enter(_Batch([_Message("", 0, b"")], answer))
+
+        try:
+            self.ask(send)
+        except Unavailable:
+            if self.blocked and not self.ended:
+                return False
+            raise
+        return True
+
     @override
     def _on_ready(self) -> None:
         self._channel.add_on_return_callback(self._on_returned)
@@ -107,6 +122,13 @@ class Publishing(Session):
             "alarms"
         )
 
+    def _enter(self, batch: _Batch) -> None:
+        if self.blocked:
+            self._finish(batch, self._short())
+        else:
+            self._batches.append(batch)
+            self._send()
+
     def _submit(self, batch: _Batch) -> None:
         if self.blocked:
             self._finish(batch, self._short())
@@ -116,8 +138,7 @@ class Publishing(Session):
             if isinstance(result, BackendError):
                 self._finish(batch, result)
             else:
-                self._batches.append(batch)
-                self._send()
+                self._enter(batch)
 
         self._declare({message.queue for message in batch.messages}, declared)
 
@@ -131,7 +152,9 @@ class Publishing(Session):
             self._sent += 1
             batch.unconfirmed += 1
             self._on_way[self._sent] = batch
-            self._channel.basic_publish("", message.queue, message.body, _PROPERTIES[message.priority], mandatory=True)
+            self._channel.basic_publish(
+                "", message.queue, message.body, _PROPERTIES[message.priority], mandatory=bool(message.queue)
+            )
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method

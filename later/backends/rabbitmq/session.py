@@ -147,22 +147,25 @@ class Session(ABC):
 
         self.ask(work)
 
-    def depth(self, queues: Sequence[str]) -> dict[str, int]:
+    def depth(self, queues: Sequence[str], *, dead: bool = False) -> dict[str, int]:
+        """How many messages wait, by RabbitMQ's name of the queue; those that were set aside, too, with `dead`."""
         depths: dict[str, int] = {}
 
         def count(answer: Callable[[bool | BackendError], None]) -> None:
-            wanted = set(queues)
+            wanted = {self.names.of(queue) for queue in queues}
+            if dead:
+                wanted.add(self.names.dead)
 
-            def counted(queue: str, number: int) -> None:
-                depths[queue] = number
+            def counted(name: str, number: int) -> None:
+                depths[name] = number
                 if depths.keys() == wanted:
                     answer(True)
 
-            for queue in wanted:
-                self._count(queue, counted, answer)
+            for name in wanted:
+                self._count(name, counted, answer)
 
         self.ask(count)
-        return {queue: depths[queue] for queue in queues}
+        return depths
 
     def close(self) -> None:
         """End the session politely; returns when it has ended, within about a second."""
@@ -318,19 +321,19 @@ class Session(ABC):
         assert self._connection is not None
         channel = self._connection.channel(on_open_callback=opened)
 
-    def _count(self, queue: str, counted: Callable[[str, int], None], failed: Callable[[BackendError], None]) -> None:
+    def _count(self, name: str, counted: Callable[[str, int], None], failed: Callable[[BackendError], None]) -> None:
         def opened(channel: Channel) -> None:
             channel.add_on_close_callback(closed)
-            channel.queue_declare(self.names.of(queue), passive=True, callback=declared)
+            channel.queue_declare(name, passive=True, callback=declared)
 
         def declared(frame: Any) -> None:
-            counted(queue, frame.method.message_count)
+            counted(name, frame.method.message_count)
             if channel.is_open:
                 channel.close()
 
         def closed(_channel: Channel, reason: Exception) -> None:
             if isinstance(reason, exceptions.ChannelClosed) and reason.reply_code == 404:
-                counted(queue, 0)
+                counted(name, 0)
             elif not isinstance(reason, exceptions.ChannelClosedByClient):
                 failed(translate(reason, self._target))
 

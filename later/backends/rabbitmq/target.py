@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from later.core.errors import ConfigError
 
@@ -31,6 +31,13 @@ class Target:
     cert: str | None = None
     key: str | None = None
     quorum: bool = False
+
+    @property
+    def address(self) -> str:
+        """Its URL, the password left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        vhost = "" if self.vhost == "/" else f"/{quote(self.vhost, safe='')}"
+        return f"{'amqps' if self.tls else 'amqp'}://{quote(self.user, safe='')}:***@{host}:{self.port}{vhost}"
 
     @property
     def place(self) -> str:

@@ -8,7 +8,7 @@ from typing import ClassVar, TypeAlias
 
 import pytest
 
-from later.core.ports import Broker, BrokerOptions, Delivery
+from later.core.ports import Broker, BrokerOptions, BrokerState, Delivery
 from later.core.records import Ref
 from later.testing.contract.plugin import check_plugin
 from later.testing.contract.together import together
@@ -200,6 +200,18 @@ class BrokerContract:
         assert depth > 0
         assert broker.depth(["empty"]) == {"empty": 0}
         assert broker.depth([]) == {}
+
+    def test_a_report_says_how_the_broker_is(self, broker: Broker) -> None:
+        if broker.report(["q"]) is None:
+            pytest.skip("this adapter does not report")
+        broker.declare(["q"])
+        report = broker.report(["q", "undeclared"])
+        assert report is not None
+        assert (report.state, report.error) == (BrokerState.CONNECTED, None)
+        assert set(report.depth) == {"q", "undeclared"}
+        assert report.dead in {0, None}
+        assert report.troubles == ()
+        assert report.address
 
     def test_a_waiting_receiver_gets_a_message_at_once(self, broker: Broker) -> None:
         broker.declare(["q"])
