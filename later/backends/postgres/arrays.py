@@ -7,6 +7,9 @@ from typing import Final
 
 from later.core.records import Ref
 
+_TOP_EPOCH: Final = 2**31 - 1
+"""An integer of PostgreSQL."""
+
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_.-]*")
 
 
@@ -32,8 +35,9 @@ def blobs(values: Sequence[bytes | None]) -> str:
 
 
 def pairs(refs: Iterable[Ref]) -> dict[str, str]:
-    """The arrays of ids and epochs, in the order of ids, which is the order in which everybody locks."""
-    ordered = sorted(refs)
+    """The arrays of ids and epochs, in the order of ids, which is the order in which everybody locks. Without the
+    references of forged messages whose epoch does not fit the column: no job has it."""
+    ordered = sorted(ref for ref in refs if 0 <= ref.epoch <= _TOP_EPOCH)
     return {"ids": texts([ref.id for ref in ordered]), "epochs": numbers([ref.epoch for ref in ordered])}
 
 

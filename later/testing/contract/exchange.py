@@ -79,6 +79,16 @@ class ExchangeContract(StorageFixtures):
         assert [claim and claim.id for claim in by_ref] == ["b", None, None, None, None, None, None, "a"]
         assert bench.state("due") is State.SCHEDULED
 
+    @pytest.mark.parametrize("epoch", [0, 2, 2**31, 2**32 + 1, 2**63 - 1])
+    def test_a_reference_with_an_epoch_that_was_made_up_claims_nothing(self, outbox: Bench, epoch: int) -> None:
+        [inserted] = outbox.add(new_job("job"))
+        assert inserted.ref is not None
+        forged = inserted.ref._replace(epoch=epoch)
+        assert [claim and claim.id for claim in outbox.storage.exchange(outbox.serve(), refs=[forged]).by_ref] == [None]
+        outbox.storage.published([forged])
+        assert outbox.job("job").publish_by is not None
+        assert outbox.storage.exchange(BY, refs=[forged, inserted.ref]).by_ref[1] is not None
+
     def test_a_reference_is_only_a_hint_about_queue_and_priority(self, bench: Bench) -> None:
         bench.add(new_job("job", queue="real", priority=3))
         [claim] = bench.storage.exchange(bench.serve(), refs=[Ref("job", 1, "forged", 9)]).by_ref
