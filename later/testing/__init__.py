@@ -22,6 +22,7 @@ from later.testing.contract import (  # noqa: E402
     BrokerContract,
     MakeBroker,
     MakeStorage,
+    PairContract,
     StorageContract,
     UserTransaction,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Model",
     "ModelStorage",
     "ModelTransaction",
+    "PairContract",
     "StorageContract",
     "StorageMachine",
     "UserTransaction",

@@ -647,6 +647,33 @@ class LostInEveryQueue(Saboteur):
         return super().unpublish(list(self.counts().by_queue), waiting, limit, after)
 
 
+class TakesForgedEpochs(Saboteur):
+    caught_by: ClassVar = ["test_a_reference_with_an_epoch_that_was_made_up_claims_nothing"]
+
+    @override
+    def _claim(self, job_id: str, epoch: int, by: Claimant) -> Claim | None:
+        job = self._load(job_id)
+        return super()._claim(job_id, epoch if job is None else job.epoch, by)
+
+
+class NeverUnpublished(Saboteur):
+    """Takes every job for published."""
+
+    caught_by: ClassVar = ["test_what_was_neither_confirmed_nor_claimed_is_published_again"]
+
+    @override
+    def unpublished(self, limit: int, again_in: Micros) -> list[Ref]:
+        return []
+
+
+class ConfirmsNothing(Saboteur):
+    caught_by: ClassVar = ["test_what_was_confirmed_is_not_published_again"]
+
+    @override
+    def published(self, refs: Sequence[Ref]) -> None:
+        pass
+
+
 class ClaimedIsPublished(Saboteur):
     """A claim leaves the job in the outbox."""
 
@@ -1098,13 +1125,104 @@ class OneBrokerForAll(BrokerSaboteur):
 BROKERS: list[type[BrokerSaboteur]] = BrokerSaboteur.__subclasses__()
 
 
+class PairSaboteur(MemoryBroker):
+    """Brokers, beside a right storage, that the contract of pairs has to catch."""
+
+    caught_by: ClassVar[Sequence[str]]
+
+
+class MakesUpEpochs(PairSaboteur):
+    """Messages come with the epoch that a job has at first."""
+
+    caught_by: ClassVar = [
+        "test_a_retry_comes_with_a_new_message",
+        "test_the_claims_of_a_dead_worker_are_published_again",
+    ]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref._replace(epoch=1) for ref in refs])
+
+
+class LosesTheSecond(PairSaboteur):
+    """Takes what was published before for enough: a job whose message was lost gets no other."""
+
+    caught_by: ClassVar = [
+        "test_a_broker_that_has_lost_all_is_filled_again",
+        "test_a_message_that_comes_twice_is_one_claim",
+    ]
+
+    def __init__(self, exchange: Exchange) -> None:
+        super().__init__(exchange)
+        self._known: set[Ref] = set()
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref for ref in refs if ref not in self._known])
+        self._known.update(refs)
+
+
+class MixesQueues(PairSaboteur):
+    caught_by: ClassVar = ["test_each_job_comes_through_its_own_queue"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref._replace(queue="q") for ref in refs])
+
+
+class BoastsOfPriorities(PairSaboteur):
+    """Promises what it does not do."""
+
+    caught_by: ClassVar = ["test_a_higher_priority_is_claimed_first"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish([ref._replace(priority=0) for ref in refs])
+
+
+class Reverses(PairSaboteur):
+    caught_by: ClassVar = ["test_equals_are_claimed_in_the_order_in_which_they_were_enqueued"]
+
+    @override
+    def publish(self, refs: Sequence[Ref]) -> None:
+        super().publish(refs[::-1])
+
+
+class KeepsWhatIsGivenBack(PairSaboteur):
+    caught_by: ClassVar = [
+        "test_a_message_that_was_given_back_reaches_another_worker",
+        "test_a_worker_that_dies_before_its_claim_leaves_the_message",
+    ]
+
+    @override
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        pass
+
+    @override
+    def close(self) -> None:
+        pass
+
+
+PAIR_BROKERS: list[type[PairSaboteur]] = PairSaboteur.__subclasses__()
+PAIR_STORAGES: list[tuple[type[Saboteur], list[str]]] = [
+    (TakesForgedEpochs, ["test_a_message_of_an_earlier_epoch_claims_nothing", "test_a_forged_message_harms_no_job"]),
+    (NeverUnpublished, ["test_what_was_not_confirmed_is_published_again"]),
+    (ConfirmsNothing, ["test_a_broker_that_has_lost_all_is_filled_again"]),
+    (LostForGood, ["test_a_broker_that_has_lost_all_is_filled_again"]),
+    (ClaimedIsPublished, ["test_a_claim_confirms_the_message_too"]),
+    (NoServerFence, ["test_the_claims_of_a_dead_worker_are_published_again"]),
+    (LostRelease, ["test_a_continuation_is_published_when_its_parent_has_ended"]),
+]
+"""Broken storages beside a right broker, and the tests of the contract of pairs that have to fail."""
+
+
 class BrokerSaboteurStore:
     """Opens brokers of one broken kind."""
 
-    def __init__(self, kind: type[BrokerSaboteur]) -> None:
+    def __init__(self, kind: type[BrokerSaboteur | PairSaboteur]) -> None:
         self._kind = kind
         self._exchanges: dict[str, Exchange] = {}
 
-    def open_broker(self, options: BrokerOptions) -> BrokerSaboteur:
+    def open_broker(self, options: BrokerOptions) -> MemoryBroker:
         namespace = "one" if self._kind is OneBrokerForAll else options.namespace
         return self._kind(self._exchanges.setdefault(namespace, Exchange()))

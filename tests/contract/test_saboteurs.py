@@ -6,7 +6,7 @@ from hypothesis import Phase, settings
 from later.testing import check_against_model
 from later.testing.contract.bench import fresh_namespace
 from tests.contract import saboteurs
-from tests.contract.saboteurs import BrokerSaboteur, Saboteur, SaboteurStore
+from tests.contract.saboteurs import BrokerSaboteur, PairSaboteur, Saboteur, SaboteurStore
 
 pytest_plugins = ["pytester"]
 
@@ -67,6 +67,45 @@ def test_a_broken_broker_fails_the_test_that_it_names(pytester: pytest.Pytester,
         opens="open_broker",
     )
     assert failed(pytester, module, list(kind.caught_by)) == set(kind.caught_by)
+
+
+PAIR = """
+import pytest
+from later.backends.memory import Memory
+from later.testing import Model, PairContract
+from tests.contract.saboteurs import {imports}
+
+class TestSaboteur(PairContract):
+    patience = 0.5
+
+    @pytest.fixture
+    def make_storage(self):
+        return {storage}.open_storage
+
+    @pytest.fixture
+    def make_broker(self):
+        return {broker}.open_broker
+"""
+
+
+@pytest.mark.parametrize("kind", saboteurs.PAIR_BROKERS, ids=lambda kind: kind.__name__)
+def test_a_broken_broker_of_a_pair_fails_the_test_that_it_names(
+    pytester: pytest.Pytester, kind: type[PairSaboteur]
+) -> None:
+    store = f"BrokerSaboteurStore({kind.__name__})"
+    module = PAIR.format(imports=f"BrokerSaboteurStore, {kind.__name__}", storage="Model()", broker=store)
+    assert failed(pytester, module, list(kind.caught_by)) == set(kind.caught_by)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tests"), saboteurs.PAIR_STORAGES, ids=[kind.__name__ for kind, _ in saboteurs.PAIR_STORAGES]
+)
+def test_a_broken_storage_of_a_pair_fails_the_tests_told(
+    pytester: pytest.Pytester, kind: type[Saboteur], tests: list[str]
+) -> None:
+    store = f"SaboteurStore({kind.__name__})"
+    module = PAIR.format(imports=f"SaboteurStore, {kind.__name__}", storage=store, broker="Memory()")
+    assert failed(pytester, module, tests) == set(tests)
 
 
 @pytest.mark.parametrize("kind", [k for k in saboteurs.STORAGES if k.by_history], ids=lambda kind: kind.__name__)
