@@ -170,6 +170,10 @@ def _wrong_capabilities(entry: "EntryPoint") -> PluginError:
 
 def _scheme_of(kind: str, url: str) -> str:
     match = _SCHEME.match(url)
+    if not url.strip():
+        raise ConfigError(f"the {kind} is an empty text, as of a variable that is set to nothing: give a URL, or None")
+    if match is None and kind == "broker":
+        raise ConfigError("the broker is not a URL: it has no scheme, as in amqp://USER:PASSWORD@HOST")
     if match is None:
         raise ConfigError(
             f"the {kind} is not a URL: it has no scheme such as sqlite:// or redis://. "

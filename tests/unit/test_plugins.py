@@ -130,7 +130,21 @@ def test_an_unknown_scheme_says_what_to_install(
         assert PASSWORD not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["jobs.sqlite3", "", "://x", "redis:hunter2", "C:\\jobs.sqlite3", " sqlite:///x"])
+@pytest.mark.parametrize("url", ["", "  ", "\n"])
+@pytest.mark.parametrize("kind", ["storage", "broker"])
+def test_a_variable_that_is_set_to_nothing(kind: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=f"the {kind} is an empty text, as of a variable"):
+        getattr(Plugins(), kind)(url)
+
+
+@pytest.mark.parametrize("url", ["localhost", "localhost:5672", "amqp:/hunter2", "amqp//guest:hunter2@localhost"])
+def test_what_is_no_url_of_a_broker(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"the broker is not a URL: .*amqp://") as caught:
+        Plugins().broker(url)
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["jobs.sqlite3", "://x", "redis:hunter2", "C:\\jobs.sqlite3", " sqlite:///x"])
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(ConfigError, match="is not a URL") as caught:
         storage(url)
