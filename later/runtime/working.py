@@ -1,5 +1,6 @@
 """Runs the engine's Worker: claims from the storage, hints from the broker, handlers in the executor."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ class Working:
         self._calls = Lane(f"later-storage-{name}")
         self._waits = Lane(f"later-wait-{name}")
         self._receives = Lane(f"later-receive-{name}")
+        self._broker_away = False
+        """As the receiving lane has found it last."""
         self._ending = threading.Event()
         self.post = self._loop.post
         self.start = self._loop.start
@@ -106,12 +109,20 @@ class Working:
     def _receive(self, command: engine.Receive) -> engine.Event:
         assert self._broker is not None
         try:
-            return engine.Received(self._broker.receive(command.queues, command.limit, command.wait))
+            deliveries = self._broker.receive(command.queues, command.limit, command.wait)
         except BackendError as error:
-            log.warning("the broker did not answer; working from the storage until it does: %s", error)
+            # Once for an outage, which may last for days.
+            level = logging.DEBUG if self._broker_away else logging.WARNING
+            log.log(level, "the broker did not answer; working from the storage until it does: %s", error)
+            self._broker_away = True
+            return engine.ReceiveFailed()
         except Exception:  # noqa: BLE001  as above
             log.exception("the broker raised what it must not; working from the storage until it answers")
-        return engine.ReceiveFailed()
+            return engine.ReceiveFailed()
+        if self._broker_away:
+            self._broker_away = False
+            log.warning("the broker answers again")
+        return engine.Received(deliveries)
 
     def _answer(self, command: engine.Ack | engine.GiveBack) -> None:
         assert self._broker is not None

@@ -1,11 +1,12 @@
 """A broker that goes away, comes back empty, or is there and of no use: real workers go on, and return to it."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,13 @@ from typing import Any
 
 import pika
 import pytest
+from typing_extensions import override
 
-from later import State
+from later import State, Unavailable
+from later.backends.memory import Memory
+from later.backends.memory.broker import Exchange, MemoryBroker
+from later.core.ports import BrokerOptions, Delivery
+from tests.support.jobs import jobs_of, work
 from tests.support.ledger import APP, Aside, Note, Worker, environment, make_jobs
 from tests.support.proxy import Proxy, proxy_to
 from tests.support.rabbitmq import RabbitServer
@@ -255,6 +261,54 @@ def test_a_half_open_link(tmp_path: Path, rabbitmq_server: RabbitServer, proxy: 
         app.finished()
     finally:
         app.close()
+
+
+class Flaky(MemoryBroker):
+    """Fails as often as it is told to."""
+
+    failures = 0
+
+    @override
+    def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("nobody at home")
+        return super().receive(queues, limit, min(wait, 0.05))
+
+
+def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    jobs = jobs_of(work(lambda ctx, payload: None), storage=Memory(), broker=Opens(Flaky(Exchange())))
+    broker = jobs.broker()
+    assert isinstance(broker, Flaky)
+
+    def returned(times: int) -> bool:
+        return caplog.text.count("answers again") == times
+
+    with jobs.running(slots=1):
+        for outage in (1, 2):
+            broker.failures = 4
+            until(lambda: not broker.failures, "receiving to fail")
+            until(partial(returned, outage), "its return to be told")
+    jobs.close()
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert (
+        messages
+        == [
+            "the broker did not answer; working from the storage until it does: nobody at home",
+            "the broker answers again",
+        ]
+        * 2
+    )
+
+
+class Opens:
+    """A backend that opens always the same broker."""
+
+    def __init__(self, broker: Flaky) -> None:
+        self._broker = broker
+
+    def open_broker(self, options: BrokerOptions) -> Flaky:
+        return self._broker
 
 
 @pytest.mark.parametrize("fault", ["stopped", "black hole"])

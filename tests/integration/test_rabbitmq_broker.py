@@ -355,6 +355,12 @@ def test_messages_are_small_durable_and_readable(broker: RabbitBroker, namespace
     assert properties.content_type == "application/json"
 
 
+def test_the_depth_of_more_queues_than_there_are_channels(broker: RabbitBroker) -> None:
+    broker.publish([ref("job", "q-7"), ref("other", "q-7")])
+    depths = broker.depth([f"q-{n}" for n in range(2500)])
+    assert depths == {f"q-{n}": 2 if n == 7 else 0 for n in range(2500)}
+
+
 # Processes and threads
 
 FORK = """

@@ -43,6 +43,9 @@ SILENCE: Final = 8.0
 """Seconds. Every `WATCH` a session looks whether anything came. After `PROBE` without a byte it asks for one, after
 `SILENCE` it takes the connection for dead: a half-open one is noticed by that long before the second lost heartbeat."""
 
+COUNTED: Final = 100
+"""Queues that are counted at once, each on a channel of its own. A connection may have 2,047."""
+
 Channel: TypeAlias = Any
 """pika's Channel: its callbacks are not typed."""
 
@@ -149,19 +152,22 @@ class Session(ABC):
 
     def depth(self, queues: Sequence[str], *, dead: bool = False) -> dict[str, int]:
         """How many messages wait, by RabbitMQ's name of the queue; those that were set aside, too, with `dead`."""
+        names = list(dict.fromkeys([*(self.names.of(queue) for queue in queues), *([self.names.dead] if dead else [])]))
+        depths: dict[str, int] = {}
+        for first in range(0, len(names), COUNTED):
+            depths |= self._depths(names[first : first + COUNTED])
+        return depths
+
+    def _depths(self, names: Sequence[str]) -> dict[str, int]:
         depths: dict[str, int] = {}
 
         def count(answer: Callable[[bool | BackendError], None]) -> None:
-            wanted = {self.names.of(queue) for queue in queues}
-            if dead:
-                wanted.add(self.names.dead)
-
             def counted(name: str, number: int) -> None:
                 depths[name] = number
-                if depths.keys() == wanted:
+                if len(depths) == len(names):
                     answer(True)
 
-            for name in wanted:
+            for name in names:
                 self._count(name, counted, answer)
 
         self.ask(count)
