@@ -483,6 +483,34 @@ def test_a_job_whose_every_report_is_refused_keeps_nobody_waiting() -> None:
     assert picky.kept["c"].cause is Cause.SUCCEED
 
 
+def test_a_message_that_the_storage_chokes_on_is_dropped(idle: Bench) -> None:
+    """Asked again and again with it, the storage would never come to anything else."""
+    idle.take(Receive)
+    forged = message("forged", epoch=2**62)
+    idle.feed(Received([forged]))
+    idle.take(Exchange)
+    idle.feed(ExchangeRefused("OverflowError"))
+    assert idle.take(Ack) == Ack((forged,))
+    idle.pass_time(1.0)
+    idle.take(ListClaims)  # the call may have had its effect all the same
+    idle.feed(ClaimsListed([]))
+    idle.take(Receive)
+    idle.feed(Received([message("sound")]))
+    assert idle.take(Exchange).refs == (Ref("sound", 1, "q", 0),)
+
+
+def test_a_message_is_asked_about_again_after_an_outage(idle: Bench) -> None:
+    idle.take(Receive)
+    idle.feed(Received([message("a")]))
+    idle.take(Exchange)
+    idle.feed(ExchangeFailed())
+    assert not idle.has(Ack)
+    idle.pass_time(1.0)
+    idle.take(ListClaims)
+    idle.feed(ClaimsListed([]))
+    assert idle.take(Exchange).refs == (Ref("a", 1, "q", 0),)
+
+
 def test_a_refused_report_of_a_lost_lease_is_forgotten(bench: Bench) -> None:
     bench.answer(claim_of("a"))
     bench.end(claim_of("a"))

@@ -399,7 +399,7 @@ class Worker:
             case ExchangeFailed():
                 self._exchange_failed(now)
             case ExchangeRefused(error):
-                self._exchange_refused(error, now)
+                self._exchange_refused(error, now, out)
             case Woken(hint):
                 self._waiting = self._empty = False
                 self._in_vain = self._in_vain + 1 if hint else 0
@@ -509,16 +509,22 @@ class Worker:
             # The storage may have given claims whose names were lost with the reply.
             self._reconcile_at = now
 
-    def _exchange_refused(self, error: str, now: float) -> None:
+    def _exchange_refused(self, error: str, now: float, out: list[Command]) -> None:
         """Find the report that the storage cannot store: each goes alone. One that is refused while others are taken is
         replaced in the end, so that neither its slot nor anybody else waits for ever.
+
+        Messages are dropped at once, since it may have been one of them, made up by anybody: the storage has the jobs.
         """
         call = self._call
         assert isinstance(call, _Call)
         suspect = call.suspect
         if suspect is None:
             changes, call.changes = call.changes, ()
+            deliveries, call.deliveries = call.deliveries, ()
             self._exchange_failed(now)
+            if deliveries:
+                out.append(Ack(deliveries))
+                self._reconcile_at = now  # what they were about may be claimed
             if call.server == self._server:
                 self._suspects += [_Suspect(change, _Backoff(self.random)) for change in changes]
                 self._answered &= not changes
