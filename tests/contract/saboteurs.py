@@ -1162,7 +1162,7 @@ class LosesTheSecond(PairSaboteur):
         self._known.update(refs)
 
 
-class MixesQueues(PairSaboteur):
+class PublishesToOneQueue(PairSaboteur):
     caught_by: ClassVar = ["test_each_job_comes_through_its_own_queue"]
 
     @override

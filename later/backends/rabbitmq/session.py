@@ -152,7 +152,9 @@ class Session(ABC):
 
     def depth(self, queues: Sequence[str], *, dead: bool = False) -> dict[str, int]:
         """How many messages wait, by RabbitMQ's name of the queue; those that were set aside, too, with `dead`."""
-        names = list(dict.fromkeys([*(self.names.of(queue) for queue in queues), *([self.names.dead] if dead else [])]))
+        names = sorted({self.names.of(queue) for queue in queues})
+        if dead:
+            names.append(self.names.dead)
         depths: dict[str, int] = {}
         for first in range(0, len(names), COUNTED):
             depths |= self._depths(names[first : first + COUNTED])
