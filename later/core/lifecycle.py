@@ -170,6 +170,21 @@ class Change:
     """How long to keep the job once it has ended; None: `KEEP`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reschedule:
+    """A wish to put, change or remove one schedule, and to make and move jobs in the same step."""
+
+    id: str
+    version: int
+    """The version that it has now; 0: there is none."""
+    next_at: Micros | None
+    body: bytes | None
+    """None: remove the schedule."""
+    jobs: tuple[NewJob, ...] = ()
+    moves: tuple[Change, ...] = ()
+    """Applied after the jobs are inserted."""
+
+
 class Step(NamedTuple):
     """What `advance` decided. `job` is the new record, or None when it stays as it was; `entry` goes to the history
     when the state was entered anew."""

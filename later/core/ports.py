@@ -16,12 +16,13 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from later.core.errors import Unsupported
-from later.core.lifecycle import Change
+from later.core.lifecycle import Change, Reschedule
 from later.core.records import (
     Applied,
     Beat,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     Inserted,
@@ -33,7 +34,9 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
 )
@@ -144,7 +147,7 @@ class Storage(ABC):
 
     def apply(self, changes: Sequence[Change]) -> list[Applied]:
         """Move jobs, each by one compare-and-set as `lifecycle.advance` decides. The only way a state changes, besides
-        `insert`, the claims of `exchange`, `promote`, `rescue` and `prune`.
+        `insert`, the claims of `exchange`, `promote`, `rescue`, `reschedule` and `prune`.
 
         When a job ends, its Awaiting children are moved in the same atomic step as `lifecycle.continuation` decides,
         and theirs if they end, and so on; all that became Enqueued is returned. What a
@@ -224,6 +227,23 @@ class Storage(ABC):
         first. Those of `queues` that have no `publish_by` get it: the time at which they became Enqueued, so that
         `unpublished` finds them in that order. The answer is where to go on with `after`; None when the end was
         reached. Raises InvalidOption for an `after` that is not one of ours."""
+
+    @abstractmethod
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        """Those with these ids, None for an unknown one; without `ids` all there are, by id. One round trip."""
+
+    @abstractmethod
+    def due(self, limit: int) -> Due:
+        """Up to `limit` schedules whose `next_at` has come, by (next_at, id). Changes nothing. One round trip."""
+
+    @abstractmethod
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        """Change schedules, each by one compare-and-set on its version.
+
+        In the same atomic step the change's jobs are inserted, as by `insert`, and then its moves applied, as by
+        `apply`: either all of it has happened or nothing, so one version of a schedule makes its jobs once. Atomic per
+        item, in the order of the input; several changes of one schedule see each other.
+        """
 
     @abstractmethod
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

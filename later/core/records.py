@@ -288,6 +288,38 @@ class Exchanged(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """What makes recurring jobs, as a storage holds it: when it is to be looked at next, and a text of the core's."""
+
+    id: str
+    version: int
+    """1 when it is new, one more with every change: the fence of the next one."""
+    next_at: Micros | None
+    """None: never, until it is changed."""
+    body: bytes
+
+
+class Due(NamedTuple):
+    now: Micros
+    schedules: tuple[ScheduleRecord, ...]
+    next_due_in: Micros | None
+    """Until the earliest of all others; 0 or less when more are due than the limit let through."""
+
+
+class RescheduleVerdict(StrEnum):
+    APPLIED = "applied"
+    STALE = "stale"
+    """The schedule has another version than the caller knew; nothing changed."""
+
+
+class Rescheduled(NamedTuple):
+    verdict: RescheduleVerdict
+    inserted: tuple[Inserted, ...]
+    applied: tuple[Applied, ...]
+    """One for each job and each move of the change; none when it was STALE."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobQuery:
     """Which jobs to list. All given conditions hold together; newest state change first.
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 from later.core.lifecycle import (
     Cause,
     Change,
+    Reschedule,
     advance,
     continuation,
     crash_reason,
@@ -21,6 +22,7 @@ from later.core.lifecycle import (
 )
 from later.core.records import (
     Applied,
+    Due,
     HistoryEntry,
     Inserted,
     InsertVerdict,
@@ -28,6 +30,9 @@ from later.core.records import (
     Micros,
     NewJob,
     Ref,
+    Rescheduled,
+    RescheduleVerdict,
+    ScheduleRecord,
     State,
     Verdict,
 )
@@ -123,6 +128,48 @@ def settle(rows: Rows, child_id: str, now: Micros, *, outbox: bool) -> tuple[Ref
     if cause is None:
         return ()
     return move(rows, Change(child.id, cause, parent_reason(child.parent, state)), now, outbox=outbox).enqueued
+
+
+class Schedules(Protocol):
+    """The schedules of one namespace within one atomic step."""
+
+    def load_schedule(self, schedule_id: str, /) -> ScheduleRecord | None: ...
+
+    def save_schedule(self, schedule: ScheduleRecord, /) -> None:
+        """Store a schedule, in place of the one with its id."""
+        ...
+
+    def remove_schedule(self, schedule_id: str, /) -> None: ...
+
+
+def reschedule(rows: Rows, schedules: Schedules, change: Reschedule, now: Micros, *, outbox: bool) -> Rescheduled:
+    """Run one change of a schedule, with its jobs and moves, or say that it is stale."""
+    known = schedules.load_schedule(change.id)
+    if change.version != (0 if known is None else known.version):
+        return Rescheduled(RescheduleVerdict.STALE, (), ())
+    if change.body is None:
+        schedules.remove_schedule(change.id)
+    else:
+        schedules.save_schedule(ScheduleRecord(change.id, change.version + 1, change.next_at, change.body))
+    inserted = tuple(insert(rows, new, now, outbox=outbox) for new in change.jobs)
+    applied = tuple(move(rows, wish, now, outbox=outbox) for wish in change.moves)
+    return Rescheduled(RescheduleVerdict.APPLIED, inserted, applied)
+
+
+def refs_of(rescheduled: Rescheduled) -> list[Ref]:
+    """The jobs that the change made Enqueued, to be published."""
+    refs = [item.ref for item in rescheduled.inserted if item.ref is not None]
+    return refs + [ref for item in rescheduled.applied for ref in item.enqueued]
+
+
+def due_of(schedules: Iterable[ScheduleRecord], limit: int, now: Micros) -> Due:
+    """What `Storage.due` answers, where every schedule can be looked at."""
+    waiting = sorted(
+        (schedule.next_at, schedule.id, schedule) for schedule in schedules if schedule.next_at is not None
+    )
+    found = [schedule for next_at, _, schedule in waiting if next_at <= now][: max(0, limit)]
+    rest = waiting[len(found) :]
+    return Due(now, tuple(found), rest[0][0] - now if rest else None)
 
 
 def lease_holds(lease_until: Micros, now: Micros) -> bool:

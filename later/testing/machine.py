@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from later.core.lifecycle import DAY, Cause, Change
+from later.core.lifecycle import DAY, Cause, Change, Reschedule
 from later.core.ports import Storage, StorageOptions
 from later.core.records import (
     SECOND,
@@ -43,6 +43,7 @@ _Answer = TypeVar("_Answer")
 
 JOBS: Final = [f"job-{n}" for n in range(6)]
 QUEUES: Final = ["q", "r"]
+SCHEDULES: Final = ["nightly", "hourly"]
 SERVERS: Final = ["server-1", "server-2", "server-3"]
 LEASE: Final = 15 * SECOND
 LEASES: Final = {"server-1": 36_500 * DAY, "server-2": LEASE, "server-3": LEASE}
@@ -309,6 +310,28 @@ class StorageMachine(RuleBasedStateMachine):
         refs = [self.reference(job_id, off) for job_id, off in jobs]
         self.agree(lambda storage: storage.published(refs))
 
+    @rule(
+        schedule=st.sampled_from(SCHEDULES),
+        off=mostly(0, -1, 1),
+        ahead=st.none() | st.sampled_from([-1, 0, 1, SECOND]),
+        body=mostly(b"{}", None, of=6),
+        jobs=st.lists(new_jobs, max_size=2),
+        aimed=st.lists(aims, max_size=2),
+    )
+    def reschedule(
+        self, schedule: str, off: int, ahead: int | None, body: bytes | None, jobs: list[NewJob], aimed: list[Aim]
+    ) -> None:
+        [known] = self.model.schedules([schedule])
+        version = (0 if known is None else known.version) + off
+        moves = tuple(aim.at(self.record(aim.change.id)) for aim in aimed)
+        next_at = None if ahead is None else self.clock() + ahead
+        change = Reschedule(schedule, version, next_at, body, tuple(jobs), moves)
+        self.agree(lambda storage: storage.reschedule([change]))
+
+    @rule(limit=limits)
+    def due(self, limit: int) -> None:
+        self.agree(lambda storage: storage.due(limit))
+
     @rule(query=queries)
     def find(self, query: JobQuery) -> None:
         self.agree(lambda storage: listing(storage, query))
@@ -323,6 +346,7 @@ class StorageMachine(RuleBasedStateMachine):
         self.agree(lambda storage: storage.get(JOBS))
         self.agree(lambda storage: storage.counts())
         self.agree(lambda storage: storage.servers())
+        self.agree(lambda storage: storage.schedules())
         # Claims of one instant have no order among themselves.
         self.agree(lambda storage: [sorted(storage.claims(server)) for server in SERVERS])
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from later.core import lifecycle
 from later.core.errors import InvalidOption, UnusableConnection
-from later.core.lifecycle import Cause, Change
+from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.paging import encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -22,6 +22,7 @@ from later.core.records import (
     Claim,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     HistoryEntry,
@@ -36,7 +37,10 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
+    RescheduleVerdict,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
     State,
@@ -61,6 +65,7 @@ class World:
     jobs: dict[str, Kept] = field(default_factory=dict[str, Kept])
     servers: dict[str, ServerRecord] = field(default_factory=dict[str, ServerRecord])
     """`claims` is filled in when asked for."""
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict[str, ScheduleRecord])
     turns: int = 0
     wakes: int = 0
     changed: Condition = field(default_factory=Condition)
@@ -332,6 +337,40 @@ class ModelStorage(Storage):
                 if job.queue in queues and job.publish_by is None:
                     self._keep(replace(job, publish_by=job.state_at))
             return encode_cursor(keys[-1]) if len(keys) == limit else None
+
+    @override
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        with self._lock:
+            known = self._world.schedules
+            return [known.get(schedule_id) for schedule_id in (sorted(known) if ids is None else ids)]
+
+    @override
+    def due(self, limit: int) -> Due:
+        with self._lock:
+            now = self._now()
+            waiting = sorted((s.next_at, s.id) for s in self._world.schedules.values() if s.next_at is not None)
+            found = [schedule_id for at, schedule_id in waiting if at <= now][:limit]
+            later = [at - now for at, schedule_id in waiting if schedule_id not in found]
+            return Due(
+                now, tuple(self._world.schedules[schedule_id] for schedule_id in found), min(later, default=None)
+            )
+
+    @override
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        with self._lock:
+            return [self._reschedule(change) for change in changes]
+
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        known = self._world.schedules.pop(change.id, None)
+        version = 0 if known is None else known.version
+        if version != change.version:
+            if known is not None:
+                self._world.schedules[change.id] = known
+            return Rescheduled(RescheduleVerdict.STALE, (), ())
+        if change.body is not None:
+            self._world.schedules[change.id] = ScheduleRecord(change.id, version + 1, change.next_at, change.body)
+        inserted = tuple(self._insert(new) for new in change.jobs)
+        return Rescheduled(RescheduleVerdict.APPLIED, inserted, tuple(self._apply(wish) for wish in change.moves))
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

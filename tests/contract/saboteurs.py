@@ -11,7 +11,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from later.backends.memory.broker import Exchange, MemoryBroker
-from later.core.lifecycle import Cause, Change
+from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.ports import BrokerOptions, Delivery, StorageOptions
 from later.core.records import (
     SECOND,
@@ -20,6 +20,7 @@ from later.core.records import (
     Claim,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HistoryEntry,
     Inserted,
@@ -33,6 +34,8 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
+    RescheduleVerdict,
     Rescued,
     ServerInfo,
     State,
@@ -842,6 +845,80 @@ class StaleParent(Saboteur):
     @override
     def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
         return super().insert_within(connection, [replace(new, parent=None, delay=SECOND) for new in jobs])
+
+
+class NoVersionFence(Saboteur):
+    """Every server that finds a schedule due makes its jobs."""
+
+    caught_by: ClassVar = [
+        "test_a_change_of_another_version_is_stale",
+        "test_a_change_of_one_that_is_not_there_is_stale",
+        "test_one_of_many_makes_the_jobs_of_a_version",
+    ]
+
+    @override
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        known = self._world.schedules.get(change.id)
+        return super()._reschedule(replace(change, version=0 if known is None else known.version))
+
+
+class StaleChangeMakesJobs(Saboteur):
+    caught_by: ClassVar = ["test_a_change_of_another_version_is_stale"]
+
+    @override
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        done = super()._reschedule(change)
+        if done.verdict is RescheduleVerdict.STALE:
+            for new in change.jobs:
+                self._insert(new)
+        return done
+
+
+class TwoStepReschedule(Saboteur):
+    """Looks at the version, and writes later."""
+
+    caught_by: ClassVar = ["test_one_of_many_makes_the_jobs_of_a_version"]
+    by_history: ClassVar = False
+
+    @override
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        known = self._world.schedules.get(change.id)
+        if change.version != (0 if known is None else known.version):
+            return Rescheduled(RescheduleVerdict.STALE, (), ())
+        self.gap()
+        now = self._world.schedules.get(change.id)
+        return super()._reschedule(replace(change, version=0 if now is None else now.version))
+
+
+class MovesBeforeJobs(Saboteur):
+    caught_by: ClassVar = ["test_its_moves_are_applied_after_its_jobs"]
+
+    @override
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        applied = tuple(self._apply(wish) for wish in change.moves)
+        return super()._reschedule(replace(change, moves=()))._replace(applied=applied)
+
+
+class DueTooLate(Saboteur):
+    caught_by: ClassVar = ["test_due_ones_come_by_time_and_id_up_to_the_limit"]
+
+    @override
+    def due(self, limit: int) -> Due:
+        due = super().due(limit)
+        past = tuple(schedule for schedule in due.schedules if schedule.next_at != due.now)
+        return due._replace(schedules=past)
+
+
+class RemovedComesBack(Saboteur):
+    """Keeps counting where a removed schedule left off."""
+
+    caught_by: ClassVar = ["test_it_is_removed_and_made_again"]
+
+    @override
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        if change.body is None and change.id in self._world.schedules:
+            return super()._reschedule(replace(change, body=b"", next_at=None))
+        return super()._reschedule(change)
 
 
 STORAGES: list[type[Saboteur]] = Saboteur.__subclasses__()

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from later.backends.memory.table import Table
 from later.core import lifecycle, steps
-from later.core.lifecycle import Cause, Change
+from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -18,6 +18,7 @@ from later.core.records import (
     Claim,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     Inserted,
@@ -29,7 +30,9 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
     State,
@@ -50,9 +53,21 @@ class Namespace:
 
     table: Table = field(default_factory=Table)
     servers: dict[str, Server] = field(default_factory=dict[str, Server])
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict[str, ScheduleRecord])
     changed: Condition = field(default_factory=Condition)
     """Its lock guards everything here. Notified when a job became Enqueued, and by `wake`."""
     wakes: int = 0
+
+    # steps.Schedules
+
+    def load_schedule(self, schedule_id: str, /) -> ScheduleRecord | None:
+        return self.schedules.get(schedule_id)
+
+    def save_schedule(self, schedule: ScheduleRecord, /) -> None:
+        self.schedules[schedule.id] = schedule
+
+    def remove_schedule(self, schedule_id: str, /) -> None:
+        self.schedules.pop(schedule_id, None)
 
 
 def wall_clock() -> Micros:
@@ -244,6 +259,27 @@ class MemoryStorage(Storage):
                 if job.queue in queues and job.publish_by is None:
                     self._table.save(job, replace(job, publish_by=job.state_at), None)
             return encode_cursor(page_key(page[-1])) if len(page) == limit else None
+
+    @override
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        with self._changed:
+            known = self._namespace.schedules
+            return [known.get(schedule_id) for schedule_id in (sorted(known) if ids is None else ids)]
+
+    @override
+    def due(self, limit: int) -> Due:
+        with self._changed:
+            return steps.due_of(self._namespace.schedules.values(), limit, self._clock())
+
+    @override
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        with self._changed:
+            now = self._clock()
+            done = [
+                steps.reschedule(self._table, self._namespace, change, now, outbox=self._outbox) for change in changes
+            ]
+            self._notify(any(steps.refs_of(item) for item in done))
+            return done
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

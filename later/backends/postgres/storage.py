@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import psycopg
 from typing_extensions import override
 
-from later.backends.postgres import arrays, listing, schema, sets, within
+from later.backends.postgres import arrays, listing, schedules, schema, sets, within
 from later.backends.postgres.claims import Claimed, Claims
 from later.backends.postgres.connection import Database, Session
 from later.backends.postgres.statements import Statements
@@ -17,7 +17,7 @@ from later.backends.postgres.within import Ask, Look, Within
 from later.backends.postgres.work import Work
 from later.core import steps
 from later.core.errors import UnusableConnection
-from later.core.lifecycle import Cause, Change
+from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.paging import PageKey, decode_cursor, encode_cursor, first_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -25,6 +25,7 @@ from later.core.records import (
     Beat,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     Inserted,
@@ -37,7 +38,9 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
     State,
@@ -563,6 +566,58 @@ class PostgresStorage(Storage):
         self._wakeup.enqueued(_queues(enqueued))
         return touched
 
+    # Schedules
+
+    @override
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        if ids is None:
+            return [schedules.read(columns) for columns in self._rows("schedules")]
+        found = {
+            schedule.id: schedule
+            for schedule in map(schedules.read, self._rows("schedules_by_id", ids=arrays.texts(list(ids))))
+        }
+        return [found.get(schedule_id) for schedule_id in ids]
+
+    @override
+    def due(self, limit: int) -> Due:
+        sql = self._sql()
+
+        def work(session: Session) -> Due:
+            with session.batch(last=True):
+                first = session.send(sql["due_schedules"], {"limit": max(0, limit) + 1})
+                moment = session.send(sql["moment"], self._values())
+            [(now,)] = moment.rows
+            return steps.due_of(map(schedules.read, first.rows), limit, now)
+
+        return self._database.run(work)
+
+    @override
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        """One transaction, of some round trips."""
+        sql = self._sql()
+        jobs = [new for change in changes for new in change.jobs]
+        moves = [wish.id for change in changes for wish in change.moves]
+
+        def work(session: Session) -> list[Rescheduled]:
+            locked = schedules.LockedSchedules(session, sql, changes)
+            rows = Work(session, sql)
+            # First, because what is to be inserted is only looked at.
+            if moves:
+                rows.lock(moves)
+            if jobs:
+                rows.read_for_insert([new.id for new in jobs], [new.parent for new in jobs if new.parent is not None])
+            now = self._now(session)
+            done = [steps.reschedule(rows, locked, change, now, outbox=self._outbox) for change in changes]
+            with session.batch():
+                locked.send_writes()
+                rows.send_writes()
+                self._send_commit(session, _enqueued(done))
+            return done
+
+        done = self._database.run(work)
+        self._wakeup.enqueued(_enqueued(done))
+        return done
+
     # Seeing
 
     @override
@@ -582,6 +637,10 @@ class PostgresStorage(Storage):
         for queue, state, jobs in self._rows("counts"):
             by_queue.setdefault(queue, {})[State(state)] = jobs
         return Counts(by_queue)
+
+
+def _enqueued(done: Iterable[Rescheduled]) -> set[str]:
+    return _queues(ref for item in done for ref in steps.refs_of(item))
 
 
 def _queues(refs: Iterable[Ref | None]) -> set[str]:

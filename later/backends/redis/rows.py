@@ -18,6 +18,7 @@ from later.core.records import (
     NewJob,
     On,
     Ref,
+    ScheduleRecord,
     State,
 )
 
@@ -142,6 +143,17 @@ def read_details(job_id: str, values: Sequence[Any]) -> JobDetails:
         raise _corrupt(job_id) from None
     in_order = sorted((read_score(score) % _BAND, child) for child, score in _groups(children, 2))
     return JobDetails(job, history, tuple(child.decode() for _, child in in_order))
+
+
+def read_schedule(schedule_id: bytes, value: bytes) -> ScheduleRecord:
+    """Raises Corrupt."""
+    try:
+        version, next_at, body = value.split(b" ", 2)
+        return ScheduleRecord(schedule_id.decode(), int(version), int(next_at) if next_at else None, body)
+    except ValueError:
+        raise Corrupt(
+            f"what Redis holds as schedule {schedule_id!r} is not what later wrote: look at the hash of schedules"
+        ) from None
 
 
 def read_score(score: bytes) -> int:

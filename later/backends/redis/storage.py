@@ -12,7 +12,7 @@ from later.backends.redis.scripts import Script
 from later.backends.redis.tables import LETTERS
 from later.backends.redis.wakeup import Wakeup
 from later.core.errors import Corrupt, SchemaMismatch
-from later.core.lifecycle import Change
+from later.core.lifecycle import Change, Reschedule
 from later.core.names import check_name
 from later.core.paging import PageKey, decode_cursor, encode_cursor, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
@@ -22,6 +22,7 @@ from later.core.records import (
     Claim,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     Inserted,
@@ -34,7 +35,10 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
+    RescheduleVerdict,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
     State,
@@ -123,12 +127,7 @@ class RedisStorage(Storage):
         inserted: list[Inserted] = []
         for part in _parts(jobs):
             verdicts = self._call(scripts.INSERT, [value for job in part for value in rows.write_new(job)])
-            inserted += [
-                Inserted(InsertVerdict.CREATED, State.ENQUEUED, Ref(job.id, 1, job.queue, job.priority))
-                if verdict == _CREATED_ENQUEUED
-                else _INSERTED[verdict]
-                for job, verdict in zip(part, verdicts, strict=True)
-            ]
+            inserted += _inserted(part, verdicts)
         return inserted
 
     # Working
@@ -310,6 +309,55 @@ class RedisStorage(Storage):
                 break
         return touched
 
+    # Schedules
+
+    @override
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        key = f"{self._key}:schedules"
+        if ids is None:
+            found: dict[bytes, bytes] = self._connection.command("HGETALL", key)
+            return [rows.read_schedule(schedule_id, found[schedule_id]) for schedule_id in sorted(found)]
+        values: list[bytes | None] = self._connection.command("HMGET", key, *ids) if ids else []
+        return [
+            None if value is None else rows.read_schedule(schedule_id.encode(), value)
+            for schedule_id, value in zip(ids, values, strict=True)
+        ]
+
+    @override
+    def due(self, limit: int) -> Due:
+        now, found, following = self._call(scripts.DUE, [max(0, limit)])
+        schedules = tuple(rows.read_schedule(*pair) for pair in zip(found[::2], found[1::2], strict=True))
+        return Due(int(now), schedules, int(following) - int(now) if following else None)
+
+    @override
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        """One round trip for each change."""
+        return [self._reschedule(change) for change in changes]
+
+    def _reschedule(self, change: Reschedule) -> Rescheduled:
+        args = [
+            change.id,
+            change.version,
+            "" if change.next_at is None else change.next_at,
+            b"" if change.body is None else b"+" + change.body,
+            len(change.jobs),
+            *(value for new in change.jobs for value in rows.write_new(new)),
+            *(value for wish in change.moves for value in rows.write_change(wish)),
+        ]
+        while True:
+            match self._call(scripts.RESCHEDULE, args):
+                case [b"stale"]:
+                    return Rescheduled(RescheduleVerdict.STALE, (), ())
+                case [b"pending", left]:
+                    self._cascade(left)
+                case answer:
+                    _, verdicts, moved = answer
+                    applied = tuple(
+                        _with_refs(_APPLIED[verdict], rows.read_refs(refs) + (self._cascade(left) if left else ()))
+                        for verdict, refs, left in moved
+                    )
+                    return Rescheduled(RescheduleVerdict.APPLIED, tuple(_inserted(change.jobs, verdicts)), applied)
+
     # Seeing
 
     @override
@@ -394,6 +442,15 @@ def _parts(jobs: Sequence[NewJob]) -> Iterable[Sequence[NewJob]]:
             first, size = at, len(job.payload)
     if first < len(jobs):
         yield jobs[first:]
+
+
+def _inserted(jobs: Sequence[NewJob], verdicts: Sequence[bytes]) -> list[Inserted]:
+    return [
+        Inserted(InsertVerdict.CREATED, State.ENQUEUED, Ref(job.id, 1, job.queue, job.priority))
+        if verdict == _CREATED_ENQUEUED
+        else _INSERTED[verdict]
+        for job, verdict in zip(jobs, verdicts, strict=True)
+    ]
 
 
 def _with_refs(applied: Applied, refs: tuple[Ref, ...]) -> Applied:

@@ -16,7 +16,7 @@ from later.backends.sqlite.statements import SQL
 from later.backends.sqlite.transaction import Transaction
 from later.backends.sqlite.wakeup import Wakeup
 from later.core import lifecycle, steps
-from later.core.lifecycle import RULES, Cause, Change
+from later.core.lifecycle import RULES, Cause, Change, Reschedule
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -24,6 +24,7 @@ from later.core.records import (
     Claim,
     Claimant,
     Counts,
+    Due,
     Exchanged,
     HeldClaim,
     Inserted,
@@ -36,7 +37,9 @@ from later.core.records import (
     Page,
     Promoted,
     Ref,
+    Rescheduled,
     Rescued,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
     State,
@@ -67,6 +70,25 @@ class View(NamedTuple):
 
     def jobs(self, *, payloads: bool = False) -> Transaction:
         return Transaction(self.connection, self.app, payloads=payloads)
+
+
+class Schedules:
+    """Implements `later.core.steps.Schedules`."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def load_schedule(self, schedule_id: str, /) -> ScheduleRecord | None:
+        found = self._view.rows("schedules_by_id", ids=_list([schedule_id]))
+        return ScheduleRecord(*found[0]) if found else None
+
+    def save_schedule(self, schedule: ScheduleRecord, /) -> None:
+        self._view.rows(
+            "save_schedule", id=schedule.id, version=schedule.version, next_at=schedule.next_at, body=schedule.body
+        )
+
+    def remove_schedule(self, schedule_id: str, /) -> None:
+        self._view.rows("remove_schedule", id=schedule_id)
 
 
 class SQLiteStorage(Storage):
@@ -274,7 +296,7 @@ class SQLiteStorage(Storage):
 
     @override
     def rescue(self, limit: int, dead: Sequence[str] = ()) -> Rescued:
-        accused = json.dumps(list(dead))
+        accused = _list(dead)
         with self._reading() as view:
             if not view.value("has_lapsed", dead=accused):
                 return Rescued((), (), 0, more=False)
@@ -340,6 +362,32 @@ class SQLiteStorage(Storage):
         self._announce(enqueued)
         return len(expired)
 
+    # Schedules
+
+    @override
+    def schedules(self, ids: Sequence[str] | None = None) -> list[ScheduleRecord | None]:
+        with self._reading() as view:
+            if ids is None:
+                return [ScheduleRecord(*columns) for columns in view.rows("schedules")]
+            found = {columns[0]: ScheduleRecord(*columns) for columns in view.rows("schedules_by_id", ids=_list(ids))}
+            return [found.get(schedule_id) for schedule_id in ids]
+
+    @override
+    def due(self, limit: int) -> Due:
+        with self._reading() as view:
+            first = (ScheduleRecord(*columns) for columns in view.rows("due_schedules", limit=max(0, limit) + 1))
+            return steps.due_of(first, limit, view.now)
+
+    @override
+    def reschedule(self, changes: Sequence[Reschedule]) -> list[Rescheduled]:
+        with self._writing() as view:
+            rows = view.jobs(payloads=True)
+            schedules = Schedules(view)
+            done = [steps.reschedule(rows, schedules, change, view.now, outbox=self._outbox) for change in changes]
+            rows.flush()
+        self._announce(any(steps.refs_of(item) for item in done))
+        return done
+
     # Seeing
 
     @override
@@ -368,7 +416,7 @@ def _may_claim(view: View, by: Claimant, refs: Sequence[Ref], queues: Sequence[s
     """Whether `by` would be given a claim now."""
     if not _holds_lease(view, by.server):
         return False
-    if limit > 0 and view.value("has_ready", queues=json.dumps(list(queues))):
+    if limit > 0 and view.value("has_ready", queues=_list(queues)):
         return True
     claimable = bool(refs) and view.value("has_claimable", refs=_pairs(refs), server=by.server, worker=by.worker)
     return bool(claimable)
@@ -388,3 +436,7 @@ def _claim(rows: Transaction, job: JobRecord | None, epoch: int, by: Claimant, n
 
 def _pairs(refs: Sequence[Ref]) -> str:
     return json.dumps([(ref.id, ref.epoch) for ref in refs])
+
+
+def _list(values: Sequence[str]) -> str:
+    return json.dumps(list(values))

@@ -12,6 +12,7 @@ from later.testing.contract.exchange import ExchangeContract
 from later.testing.contract.insert import InsertContract
 from later.testing.contract.plugin import check_plugin
 from later.testing.contract.reading import CountsContract, FindContract, GetContract, OpeningContract
+from later.testing.contract.schedules import ScheduleContract
 from later.testing.contract.servers import RescueContract, ServerContract
 from later.testing.contract.together import ProcessContract, ThreadContract, WaitContract
 from later.testing.contract.upkeep import OutboxContract, PromoteContract, PruneContract
@@ -45,6 +46,7 @@ class StorageContract(
     PromoteContract,
     OutboxContract,
     PruneContract,
+    ScheduleContract,
     GetContract,
     FindContract,
     CountsContract,

@@ -1,11 +1,12 @@
 -- The tables of `later` in a PostgreSQL database. {schema} is a schema of its own, "later" unless another was named.
 --
---   app      one row per namespace; every other table names it by number
---   job      one row per job that has not ended: the hot table, as small as the work in hand
---   ended    one row per job that has ended; the columns of job
---   error    the errors of history entries, kept apart so that a long traceback is written once only
---   tally    how many jobs there are by queue and state, as a sum of differences
---   server   the running process trees and their leases
+--   app       one row per namespace; every other table names it by number
+--   job       one row per job that has not ended: the hot table, as small as the work in hand
+--   ended     one row per job that has ended; the columns of job
+--   error     the errors of history entries, kept apart so that a long traceback is written once only
+--   tally     how many jobs there are by queue and state, as a sum of differences
+--   server    the running process trees and their leases
+--   schedule  what makes recurring jobs
 --
 -- A job moves from job to ended in the transaction that ends it, and back when it is requeued: at any moment a snapshot
 -- sees it in one of the two. So a claim works on a table and on indexes whose size does not depend on the past, and
@@ -163,3 +164,14 @@ CREATE TABLE {schema}.server (
     ended boolean NOT NULL,                -- unregistered, its last claims are not rescued yet
     PRIMARY KEY (app, id)
 ) WITH (fillfactor = 50);                  -- room on the page for what the beats write
+
+CREATE TABLE {schema}.schedule (
+    app integer NOT NULL,
+    id text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,               -- 0, within a transaction: a place that is held for a new one
+    next_at bigint,
+    body bytea NOT NULL,                   -- JSON of the core's
+    PRIMARY KEY (app, id)
+) WITH (fillfactor = 50);                  -- room on the page for what every tick writes
+
+CREATE INDEX schedule_due ON {schema}.schedule (app, next_at, id) WHERE next_at IS NOT NULL;

@@ -6,6 +6,7 @@
 --   later_history   the states that a job entered, but for the first of a job that has not changed since its insert
 --   later_count     how many jobs there are, by queue and state
 --   later_server    the running process trees and their leases
+--   later_schedule  what makes recurring jobs
 --
 -- The namespace is a column of one set of tables, not a prefix of table names. As a number it costs one byte per row and
 -- per index entry; table names do not tell `App` from `app`; and one migration serves all namespaces of the file.
@@ -137,3 +138,14 @@ CREATE TABLE later_server (
     ended INTEGER NOT NULL CHECK (ended IN (0, 1)),   -- 1: unregistered, its last claims are not rescued yet
     UNIQUE (app, id)
 ) STRICT;
+
+CREATE TABLE later_schedule (
+    app INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    version INTEGER NOT NULL CHECK (version > 0),
+    next_at INTEGER,
+    body BLOB NOT NULL,                    -- JSON of the core's
+    PRIMARY KEY (app, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX later_schedule_due ON later_schedule (app, next_at, id) WHERE next_at IS NOT NULL;

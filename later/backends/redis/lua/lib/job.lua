@@ -24,6 +24,8 @@
 --   later:{ns}:holders      set     servers that have a c:SERVER
 --   later:{ns}:servers      hash    registered servers: "started_at JSON"
 --   later:{ns}:leases       zset    registered servers by lease_until
+--   later:{ns}:schedules    hash    id of a schedule to "version next_at body", where next_at may be ""
+--   later:{ns}:ticks        zset    schedules by next_at
 --   later:{ns}:n            hash    "STATE QUEUE" to the number of jobs
 --   later:{ns}:wake         channel a message with a queue's name when that queue has got its first job
 --
@@ -116,6 +118,11 @@ end
 
 local function text_of(job)
   if not job.text then
+    if job.first then -- new: what it shares with its model (lib/create.lua) becomes its own
+      for field = 1, LAST do
+        job[field] = job[field]
+      end
+    end
     job.text = table.concat(job, ' ', 1, LAST)
   end
   return job.text

@@ -1,0 +1,114 @@
+-- New jobs. Each is decided by itself, in order; a parent may stand earlier in the call.
+
+-- The sequence number of a parent's next child. An earlier parent of the same id may have left children behind.
+local function next_seq(parent)
+  local last = parent[KIDS]
+  if last == '' then
+    last = 0
+    for band = 0, 2 do
+      local found = call(
+        'ZREVRANGEBYSCORE', prefix .. 'k:' .. parent.id, (band + 1) * BAND - 1, band * BAND, 'WITHSCORES', 'LIMIT', 0, 1
+      )
+      if found[2] then
+        last = math.max(last, found[2] - band * BAND)
+      end
+    end
+  end
+  touch(parent)
+  parent[KIDS] = tostring(last + 1)
+  return parent[KIDS]
+end
+
+-- What a new job with this head starts as; and, as `first`, its entry in the history when that is not the usual one.
+local function start(parent, head)
+  local priority, max_crashes, delay, run_at, kind, queue, on =
+    string.match(head, '^(%S+) (%S+) (%S+) (%S*) (%S+) (%S+) (%S+)$')
+  local state, reason, seq = 'e', '', ''
+  if parent then
+    local cause = CONTINUES[parent[STATE] .. on]
+    if cause then
+      state = string.match(RULES[cause], '^%a* (%a)')
+      reason = fill(PARENT_REASON[parent[STATE]], parent.id)
+    else
+      state = 'a'
+      reason = fill(AWAITING_REASON, parent.id, on)
+    end
+    seq = next_seq(parent)
+  else
+    if run_at == '' and tonumber(delay) > 0 then
+      run_at = after(delay)
+    end
+    if run_at ~= '' and tonumber(run_at) > now then
+      state = 's'
+    end
+  end
+  local job = {}
+  for field = 1, LAST do
+    job[field] = ''
+  end
+  job[STATE], job[EPOCH], job[ATTEMPT], job[CRASHES] = state, state == 'e' and '1' or '0', '0', '0'
+  job[MAX_CRASHES], job[PRIORITY], job[ENTRIES] = max_crashes, priority, '0'
+  job[CREATED_AT], job[STATE_AT] = NOW, NOW
+  job[UNTIL] = state == 's' and run_at or KEEP[state] and after(KEEP[state]) or ''
+  job[TYPE], job[QUEUE], job[ON], job[REASON] = kind, queue, on, reason
+  job[PARENT], job[SEQ] = parent and parent.id or '', seq
+  job.fields = {}
+  record(job, '0', '', '', '')
+  job.first, job.fields = job.fields, nil
+  text_of(job)
+  return job
+end
+
+local models = {} -- head to what such a job without a parent starts as: most jobs of a call differ in id and payload only
+
+local function model_of(parent, head)
+  if parent then
+    return { __index = start(parent, head) }
+  end
+  local model = models[head]
+  if not model then
+    model = { __index = start(nil, head) }
+    models[head] = model
+  end
+  return model
+end
+
+local function create(id, payload, parent, head)
+  local model = model_of(parent, head)
+  local job = setmetatable({ id = id, payload = payload, fields = { 'p', payload } }, model)
+  jobs[id] = job
+  dirty[#dirty + 1] = job
+  if job.first[1] then
+    set(job, job.first[1], job.first[2])
+  end
+  enter(job, nil)
+  return 'created ' .. job[STATE]
+end
+
+local function insert(id, payload, parent_id, head)
+  local old = load(id)
+  if old then
+    local kind = string.match(head, '^%S+ %S+ %S+ %S* (%S+)')
+    if old[TYPE] == kind and load_with_payload(id).payload == payload then
+      return 'exists ' .. old[STATE]
+    end
+    return 'conflict'
+  end
+  local parent
+  if parent_id ~= '' then
+    parent = load(parent_id)
+    if not parent then
+      return 'no parent'
+    end
+  end
+  return create(id, payload, parent, head)
+end
+
+-- Insert the jobs of ARGV[first...last], four values per job as insert.lua tells. Returns a verdict per job.
+local function insert_all(first, last)
+  local verdicts = {}
+  for i = first, last, 4 do
+    verdicts[#verdicts + 1] = insert(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  end
+  return verdicts
+end
