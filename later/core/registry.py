@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from later.core.codec import decode_payload
-from later.core.errors import ConfigError
+from later.core.envelope import unseal
+from later.core.errors import BadPayload, ConfigError, Corrupt
 from later.core.records import Micros, State
 from later.core.retry import Retry
 
@@ -50,8 +51,11 @@ class JobType:
         return self.retry.attempts == 1 and self.max_crashes == 0
 
     def decode(self, payload: bytes) -> BaseModel:
-        """The payload as the handler gets it. Raises BadPayload."""
-        return decode_payload(self.payload, payload)
+        """The stored payload as the handler gets it. Raises BadPayload."""
+        try:
+            return decode_payload(self.payload, unseal(payload).payload)
+        except Corrupt as error:
+            raise BadPayload(f"the stored payload cannot be read: {error}") from None
 
     def keep(self, state: State) -> Micros | None:
         """How long a job that ended in `state` is kept; None: the lifecycle's default."""

@@ -8,6 +8,7 @@ from later.core.codec import decode_json
 from later.core.outcomes import Cancel
 from later.core.records import Claim, State
 from later.runtime.enqueue import Enqueuer
+from later.runtime.ticks import Tick, tick_of
 
 if TYPE_CHECKING:
     from later.runtime.jobs import BackgroundJobs
@@ -84,6 +85,11 @@ class JobContext(Enqueuer[BaseModel], Generic[_App_co]):
     def parent_result(self) -> Any:
         """What the parent's handler returned, as plain data; None when there is nothing. Raises Corrupt."""
         return decode_json(self._claim.parent_result)
+
+    @property
+    def recurring(self) -> Tick | None:
+        """The recurring job that made this one, and for which time; None for any other job."""
+        return tick_of(self._claim.payload)
 
     @property
     def cancelled(self) -> bool:

@@ -4,15 +4,15 @@ Their reprs show no payload, result or error text, so that a logged job gives no
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from later.core.codec import decode_json
-from later.core.records import ErrorInfo, JobDetails, JobRecord, Micros, On, ServerRecord, State
+from later.core.envelope import unseal
+from later.core.records import ErrorInfo, JobDetails, JobRecord, On, ServerRecord, State
 from later.core.records import HistoryEntry as StoredEntry
 from later.core.records import Page as StoredPage
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from later.runtime.ticks import Tick, tick_of, to_datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,19 @@ class Job:
     history: tuple[HistoryEntry, ...]
     """Oldest entry first."""
     stored_payload: bytes
+    """With what travels with it, see `recurring`."""
     stored_result: bytes | None
 
     @property
     def payload(self) -> Any:
         """The payload as plain data, None in a listing. Raises Corrupt."""
-        return decode_json(self.stored_payload or None)
+        return decode_json(unseal(self.stored_payload).payload or None)
+
+    @property
+    def recurring(self) -> Tick | None:
+        """The recurring job that made it, and for which time; None for any other job, and in a listing. Raises
+        Corrupt."""
+        return tick_of(self.stored_payload)
 
     @property
     def result(self) -> Any:
@@ -129,11 +136,6 @@ def server_view(server: ServerRecord, *, gone: bool) -> Server:
         claims=server.claims,
         gone=gone,
     )
-
-
-def to_datetime(at: Micros) -> datetime:
-    # Through a timedelta, because fromtimestamp() goes through a float.
-    return _EPOCH + timedelta(microseconds=at)
 
 
 def _entry(entry: StoredEntry) -> HistoryEntry:

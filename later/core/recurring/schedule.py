@@ -1,0 +1,203 @@
+"""A recurring job as the core knows it, and the text as which storages keep it."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypeVar
+
+from later.core.envelope import seal, unseal
+from later.core.errors import Corrupt, InvalidSchedule, SchemaMismatch, UnknownZone
+from later.core.records import Micros, ScheduleRecord
+from later.core.timetables import Timetable
+
+VERSION: Final = 1
+"""Of the stored form. Whatever an older version of `later` would misunderstand raises it."""
+
+RUNS: Final = 10
+"""How many of its last runs a schedule remembers."""
+
+MOST_MISSED: Final = 1000
+LONGEST_JITTER: Final = timedelta(days=1)
+
+_MICROSECOND: Final = timedelta(microseconds=1)
+_ZERO: Final = timedelta(0)
+
+
+class Misfire(StrEnum):
+    """What to do about times that passed while no server looked."""
+
+    ONCE = "once"
+    """One job, for the latest of them."""
+    SKIP = "skip"
+    """No job, unless the latest is no more than a minute ago."""
+    ALL = "all"
+    """A job for each, oldest first, up to a limit; beyond it the oldest get none."""
+
+
+class Overlap(StrEnum):
+    """What to do when it fires and the job of the last time has not ended."""
+
+    ALLOW = "allow"
+    """Another job, beside it."""
+    SKIP = "skip"
+    """No job."""
+    QUEUE_ONE = "queue_one"
+    """A job that waits until the other has ended, unless one waits already."""
+    CANCEL_PREVIOUS = "cancel_previous"
+    """A job, and the other is deleted or, when it runs, asked to stop."""
+
+
+class Origin(StrEnum):
+    """Who said that there is this recurring job."""
+
+    CALL = "call"
+    """A call of `enqueue_recurring`."""
+    CODE = "code"
+    """`JobsBuilder.with_recurring`: a server that starts with other code may remove it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a user wants. Raises InvalidSchedule."""
+
+    type: str
+    payload: bytes
+    queue: str
+    priority: int
+    max_crashes: int
+    timetable: Timetable
+    misfire: Misfire = Misfire.ONCE
+    misfire_limit: int = 100
+    """Of `Misfire.ALL`."""
+    overlap: Overlap = Overlap.ALLOW
+    jitter: timedelta = _ZERO
+    """The longest that a job runs after its time."""
+    origin: Origin = Origin.CALL
+
+    def __post_init__(self) -> None:
+        for name, kind in (("misfire", Misfire), ("overlap", Overlap), ("origin", Origin)):
+            object.__setattr__(self, name, _choice(name, kind, getattr(self, name)))
+        limit = self.misfire_limit
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_MISSED:
+            raise InvalidSchedule(f"misfire_limit {limit!r} is not a whole number from 1 to {MOST_MISSED}")
+        if not isinstance(self.jitter, timedelta) or not _ZERO <= self.jitter <= LONGEST_JITTER:
+            raise InvalidSchedule(f"jitter {self.jitter!r} is not a timedelta of zero to one day")
+
+
+class Run(NamedTuple):
+    """One time that a job was made."""
+
+    due: Micros
+    job: str
+    manual: bool = False
+    """Somebody asked for it; `due` is when."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A definition, and how far it has got."""
+
+    definition: Definition
+    since: Micros
+    """All times up to and including this one are dealt with."""
+    paused: bool = False
+    runs: tuple[Run, ...] = ()
+    """The last ones, oldest first."""
+    note: str = ""
+    """The last thing out of the ordinary: times left out, and why."""
+    note_at: Micros | None = None
+
+    def to_body(self) -> bytes:
+        wanted = self.definition
+        return seal(
+            wanted.payload,
+            {
+                "version": VERSION,
+                "type": wanted.type,
+                "queue": wanted.queue,
+                "priority": wanted.priority,
+                "max_crashes": wanted.max_crashes,
+                "timetable": wanted.timetable.to_json(),
+                "misfire": wanted.misfire,
+                "misfire_limit": wanted.misfire_limit,
+                "overlap": wanted.overlap,
+                "jitter": wanted.jitter // _MICROSECOND,
+                "origin": wanted.origin,
+                "since": self.since,
+                "paused": self.paused,
+                "runs": self.runs,
+                "note": self.note,
+                "note_at": self.note_at,
+            },
+        )
+
+    def next_after(self, now: Micros) -> Micros | None:
+        """When it fires next; None while it is paused, and after its end."""
+        return None if self.paused else self.definition.timetable.next_after(max(now, self.since))
+
+
+def schedule_of(record: ScheduleRecord) -> Schedule:
+    """What is stored.
+
+    Raises SchemaMismatch when a newer version of `later` has stored it, UnknownZone when this machine lacks its time
+    zone, and Corrupt for whatever else `to_body` does not make.
+    """
+    stored, payload = unseal(record.body)
+    version = stored.get("version")
+    if type(version) is int and version > VERSION:
+        raise SchemaMismatch(
+            f"recurring job {record.id} is stored in version {version}; this version of later knows {VERSION}. "
+            "Upgrade it"
+        )
+    try:
+        if version != VERSION:
+            raise ValueError
+        return Schedule(
+            Definition(
+                type=_as(str, stored["type"]),
+                payload=payload,
+                queue=_as(str, stored["queue"]),
+                priority=_as(int, stored["priority"]),
+                max_crashes=_as(int, stored["max_crashes"]),
+                timetable=Timetable.from_json(stored["timetable"]),
+                misfire=stored["misfire"],
+                misfire_limit=stored["misfire_limit"],
+                overlap=stored["overlap"],
+                jitter=_as(int, stored["jitter"]) * _MICROSECOND,
+                origin=stored["origin"],
+            ),
+            since=_as(int, stored["since"]),
+            paused=_as(bool, stored["paused"]),
+            runs=tuple(_run(*run) for run in stored["runs"]),
+            note=_as(str, stored["note"]),
+            note_at=None if stored["note_at"] is None else _as(int, stored["note_at"]),
+        )
+    except (SchemaMismatch, UnknownZone):
+        raise
+    except (Corrupt, InvalidSchedule, LookupError, TypeError, ValueError, OverflowError):
+        raise Corrupt(
+            f"recurring job {record.id} is not stored as `later` stores one: put it anew, or remove it"
+        ) from None
+
+
+def _run(due: object, job: object, manual: object) -> Run:
+    return Run(_as(int, due), _as(str, job), _as(bool, manual))
+
+
+_Plain = TypeVar("_Plain", str, int, bool)
+
+
+def _as(kind: type[_Plain], value: Any) -> _Plain:
+    if type(value) is not kind:
+        raise TypeError
+    return value
+
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def _choice(name: str, kind: type[_Choice], value: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError:
+        raise InvalidSchedule(f"{name} {value!r} is not known: use {', '.join(map(repr, map(str, kind)))}") from None
