@@ -44,6 +44,7 @@ class Keeping:
         machine = engine.Keeper(
             lambda: describe_server(new_id(), queues, slots),
             Random(),
+            jobs.name,
             broker=self._broker is not None,
         )
         self._loop: Loop[engine.Event, engine.Command] = Loop(
@@ -72,6 +73,9 @@ class Keeping:
                 self._compares.submit(lambda: self._loop.post(self._compare()))
             case Publish(refs):
                 self._publish(refs)
+            case engine.TellUnreadable(schedules):
+                for schedule, why in schedules.items():
+                    log.error("recurring job %s is due and stays so, for servers that can read it: %s", schedule, why)
             case engine.TellLeased(server):
                 self._workers.leased(server)
             case engine.TellLeaseLost():
@@ -151,3 +155,13 @@ class Keeping:
                 return engine.HeldListed(storage.claims(server))
             case engine.Apply(changes):
                 return engine.Applied(storage.apply(changes))
+            case engine.Declare():
+                return engine.DeclareDone()
+            case engine.FindDue(limit):
+                return engine.DueFound(storage.due(limit))
+            case engine.GetJobs(ids):
+                return engine.JobsFound(storage.get(ids))
+            case engine.Fire(changes):
+                return engine.Fired(storage.reschedule(changes))
+            case engine.Insert(new):
+                return engine.InsertDone(storage.insert(new))

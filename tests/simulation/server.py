@@ -4,7 +4,7 @@ They execute the same commands as production; only what the commands reach is si
 one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from later.core.engine import keeper, worker
@@ -229,7 +229,7 @@ class Server(Actor):
         self.lease: str | None = None
         self.stopping = False
         self.resumed_at = -1.0
-        self.machine = Keeper(self._describe, world.scheduler.random(self.name), broker=world.setup.broker)
+        self.machine = Keeper(self._describe, world.scheduler.random(self.name), "app", broker=world.setup.broker)
         self._spawned = 0
         self._timer = Timer(self, self, self._tick)
 
@@ -433,6 +433,24 @@ class Server(Actor):
                 world.call(self, ("apply", by), work_apply, lambda r: feed(keeper.Applied(r)), failed)
             case worker.Publish(refs):
                 world.publish(self, by, refs)
+            case _:
+                self._execute_tick(command, by, failed)
+
+    def _execute_tick(self, command: keeper.Command, by: Claimant, failed: Callable[[], None]) -> None:
+        world, storage, feed = self.world, self.world.storage, self.feed
+        match command:
+            case keeper.FindDue(limit):
+                work_due = lambda: storage.due(limit)
+                world.call(self, ("due", by), work_due, lambda r: feed(keeper.DueFound(r)), failed)
+            case keeper.GetJobs(ids):
+                work_get = lambda: storage.get(ids)
+                world.call(self, ("get", by), work_get, lambda r: feed(keeper.JobsFound(r)), failed)
+            case keeper.Fire(schedules):
+                work_fire = lambda: storage.reschedule(schedules)
+                world.call(self, ("fire", by), work_fire, lambda r: feed(keeper.Fired(r)), failed)
+            case keeper.Insert(new):
+                work_insert = lambda: storage.insert(new)
+                world.call(self, ("insert", by), work_insert, lambda r: feed(keeper.InsertDone(r)), failed)
             case _:
                 raise AssertionError(command)
 

@@ -29,7 +29,8 @@ from later.backends.memory import Memory
 from later.core.lifecycle import Cause, Change
 from later.core.records import SECOND, Applied, Claimant, ErrorInfo, JobDetails, ServerInfo
 from later.runtime.node import describe_server
-from later.runtime.views import job_view, to_datetime
+from later.runtime.ticks import to_datetime
+from later.runtime.views import job_view
 
 SECRET = "hunter2"
 BY = Claimant("server", "0")

@@ -1,5 +1,7 @@
 """The machine that holds the lease: when it beats, when it stops trusting its lease, and what it does for the dead."""
 
+from dataclasses import replace
+from datetime import timedelta
 from random import Random
 from typing import TypeVar
 
@@ -15,8 +17,18 @@ from later.core.engine.keeper import (
     Compare,
     Compared,
     CompareFailed,
+    Declare,
+    DeclareDone,
+    DueFound,
+    FindDue,
     FindUnpublished,
+    Fire,
+    Fired,
+    GetJobs,
     HeldListed,
+    Insert,
+    InsertDone,
+    JobsFound,
     Keeper,
     KeeperExit,
     LeaseCallFailed,
@@ -36,6 +48,7 @@ from later.core.engine.keeper import (
     TellCancels,
     TellLeased,
     TellLeaseLost,
+    TellUnreadable,
     Ticked,
     Unpublish,
     Unpublished,
@@ -49,7 +62,27 @@ from later.core.engine.keeper import (
 )
 from later.core.engine.worker import FLUSH, Publish
 from later.core.lifecycle import Cause
-from later.core.records import Applied, HeldClaim, Promoted, Ref, Rescued, ServerInfo, State, Verdict
+from later.core.records import (
+    SECOND,
+    Applied,
+    Due,
+    HeldClaim,
+    Inserted,
+    InsertVerdict,
+    JobDetails,
+    JobRecord,
+    Promoted,
+    Ref,
+    Rescheduled,
+    RescheduleVerdict,
+    Rescued,
+    ScheduleRecord,
+    ServerInfo,
+    State,
+    Verdict,
+)
+from later.core.recurring import Definition, Overlap, Run, Schedule
+from later.core.timetables import Every, Timetable
 
 T = TypeVar("T")
 
@@ -60,10 +93,10 @@ REF = Ref("job", 2, "q", 0)
 class Bench:
     """A keeper, and a storage that answers when it is told to."""
 
-    def __init__(self, *, broker: bool = False) -> None:
+    def __init__(self, *, broker: bool = False, declares: bool = False) -> None:
         self.now = 100.0
         self.servers = 0
-        self.machine = Keeper(self._describe, Random(1), broker=broker)
+        self.machine = Keeper(self._describe, Random(1), "app", broker=broker, declares=declares)
         self.out: list[keeper.Command] = []
         self.waiting: list[keeper.Command] = []
         """Commands that have not been answered."""
@@ -138,6 +171,7 @@ QUIET: dict[type[keeper.Command], keeper.Event] = {
     ListServers: ServersListed((), ()),
     Rescue: RescueDone(Rescued((), (), 0, more=False)),
     Promote: PromoteDone(Promoted((), None)),
+    FindDue: DueFound(Due(0, (), None)),
     FindUnpublished: UnpublishedFound(()),
     Prune: PruneDone(0),
     Compare: Compared({}, {}),
@@ -332,7 +366,13 @@ def test_what_was_taken_from_the_dead_is_published() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "seconds"),
-    [(Rescue, keeper.RESCUE), (Promote, keeper.PROMOTE), (Prune, keeper.PRUNE), (ListServers, keeper.BEAT)],
+    [
+        (Rescue, keeper.RESCUE),
+        (Promote, keeper.PROMOTE),
+        (FindDue, keeper.TICK),
+        (Prune, keeper.PRUNE),
+        (ListServers, keeper.BEAT),
+    ],
 )
 def test_each_chore_comes_up_in_time(bench: Bench, kind: type[keeper.Command], seconds: float) -> None:
     for _ in range(3):
@@ -361,6 +401,7 @@ def test_the_next_due_job_is_promoted_when_it_is_due(bench: Bench) -> None:
         (Prune, PruneDone(keeper.LIMIT), QUIET[Prune]),
         (FindUnpublished, UnpublishedFound([REF] * keeper.LIMIT), QUIET[FindUnpublished]),
         (Promote, PromoteDone(Promoted((REF,) * keeper.LIMIT, -5)), QUIET[Promote]),
+        (FindDue, DueFound(Due(0, (), -5)), QUIET[FindDue]),
     ],
 )
 def test_what_reached_its_limit_goes_on_at_once(
@@ -503,6 +544,138 @@ def test_slow_upkeep_does_not_hold_up_the_heartbeat(bench: Bench) -> None:
         bench.tick()
     assert any(bench.has(kind) for kind in QUIET)
     assert bench.now - began <= keeper.BEAT
+
+
+# --- recurring jobs
+
+MINUTELY = Definition("send", b"{}", "q", 0, 3, Timetable(Every(timedelta(minutes=1))))
+NOW = 60_000 * SECOND
+
+
+def minutely(name: str = "nightly", overlap: Overlap = Overlap.ALLOW, *runs: Run) -> ScheduleRecord:
+    schedule = Schedule(replace(MINUTELY, overlap=overlap), since=NOW - 60 * SECOND, runs=runs)
+    return ScheduleRecord(name, 4, NOW, schedule.to_body())
+
+
+def done(verdict: RescheduleVerdict, *inserted: Inserted) -> Rescheduled:
+    return Rescheduled(verdict, inserted, ())
+
+
+def test_it_looks_for_due_schedules_at_once_and_when_the_next_is_due() -> None:
+    bench = Bench()
+    bench.feed(Started())
+    bench.settle(but=FindDue)
+    assert bench.has(FindDue)
+    bench.answer(FindDue, DueFound(Due(NOW, (), 250_000)))
+    began = bench.now
+    bench.answer(FindDue, DueFound(Due(NOW, (), None)))
+    assert bench.now - began == pytest.approx(0.25)
+
+
+def test_a_due_schedule_is_fired_and_its_job_published() -> None:
+    bench = Bench(broker=True).start()
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely(),), None)))
+    [change] = bench.take(Fire).changes
+    assert (change.id, change.version, change.next_at) == ("nightly", 4, NOW + 60 * SECOND)
+    assert len(change.jobs) == 1
+    created = Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)
+    out = bench.feed(Fired([done(RescheduleVerdict.APPLIED, created)]))
+    assert Publish((REF,)) in out
+
+
+def test_what_was_fired_is_looked_at_when_it_is_due_again(bench: Bench) -> None:
+    bench.answer(FindDue, DueFound(Due(NOW + 60 * SECOND - 200_000, (minutely(),), None)))
+    bench.take(Fire)
+    began = bench.now
+    bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+    bench.answer(FindDue, DueFound(Due(NOW, (), None)))
+    assert bench.now - began == pytest.approx(0.2)
+
+
+def test_what_somebody_else_has_fired_is_left_alone(bench: Bench) -> None:
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely(),), None)))
+    bench.take(Fire)
+    bench.feed(Fired([done(RescheduleVerdict.STALE)]))
+    bench.until(FindDue)
+    assert not bench.has(Fire)
+
+
+@pytest.mark.parametrize("failing", [FindDue, GetJobs, Fire])
+def test_a_storage_that_does_not_answer_is_asked_from_the_start(bench: Bench, failing: type[keeper.Command]) -> None:
+    found = DueFound(Due(NOW, (minutely("a", Overlap.SKIP, Run(1, "old")),), None))
+    answers: dict[type[keeper.Command], keeper.Event] = {FindDue: found, GetJobs: JobsFound([None])}
+    failed = False
+    while True:
+        kind = next((kind for kind in (FindDue, GetJobs, Fire) if bench.has(kind)), None)
+        if kind is None:
+            bench.until(FindDue, limit=0.2 if failed else 2.0)
+            continue
+        if kind is failing and not failed:
+            failed = True
+            bench.take(kind)
+            bench.feed(UpkeepFailed())
+            assert not any(bench.has(each) for each in (FindDue, GetJobs, Fire))
+        elif kind is Fire:
+            break
+        else:
+            bench.take(kind)
+            bench.feed(answers[kind])
+    assert failed
+    assert len(bench.take(Fire).changes) == 1
+
+
+def test_overlap_is_judged_by_the_job_of_the_last_run(bench: Bench) -> None:
+    records_ = (minutely("a", Overlap.SKIP, Run(1, "one")), minutely("b"), minutely("c", Overlap.SKIP, Run(1, "two")))
+    bench.answer(FindDue, DueFound(Due(NOW, records_, None)))
+    assert bench.take(GetJobs).ids == ["one", "two"]
+    running = JobRecord("one", "send", "q", 0, b"", State.PROCESSING, 1, 1, 0, 3, 0, 0)
+    bench.feed(JobsFound([JobDetails(running, ()), None]))
+    assert {change.id: len(change.jobs) for change in bench.take(Fire).changes} == {"a": 0, "b": 1, "c": 1}
+
+
+def test_a_job_whose_predecessor_has_gone_meanwhile_is_stored_all_the_same() -> None:
+    bench = Bench(broker=True).start()
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a", Overlap.QUEUE_ONE, Run(1, "old")),), None)))
+    bench.take(GetJobs)
+    running = JobRecord("old", "send", "q", 0, b"", State.PROCESSING, 1, 1, 0, 3, 0, 0)
+    bench.feed(JobsFound([JobDetails(running, ())]))
+    [change] = bench.take(Fire).changes
+    [job] = change.jobs
+    assert job.parent == "old"
+    bench.feed(Fired([done(RescheduleVerdict.APPLIED, Inserted(InsertVerdict.NO_PARENT, None, None))]))
+    assert bench.take(Insert).jobs == (replace(job, parent=None),)
+    bench.feed(UpkeepFailed())
+    bench.until(Insert)
+    assert bench.take(Insert).jobs == (replace(job, parent=None),)
+    assert Publish((REF,)) in bench.feed(InsertDone([Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)]))
+    bench.until(FindDue)
+    assert not bench.has(Insert)
+
+
+def test_unreadable_schedules_are_told_once_and_take_no_place(bench: Bench) -> None:
+    garbage = tuple(ScheduleRecord(f"bad{n}", 1, NOW - n, b"?") for n in range(3))
+    assert bench.answer(FindDue, DueFound(Due(NOW, (*garbage, minutely()), None)))
+    assert list(bench.take(TellUnreadable).schedules) == ["bad0", "bad1", "bad2"]
+    [change] = bench.take(Fire).changes
+    assert change.id == "nightly"
+    bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+    bench.until(FindDue)
+    assert bench.take(FindDue).limit == keeper.TICKS + 3
+    bench.feed(DueFound(Due(NOW, garbage, None)))
+    assert not bench.has(TellUnreadable)
+
+
+def test_what_the_code_declares_is_declared_once_and_until_it_worked() -> None:
+    bench = Bench(declares=True)
+    bench.feed(Started())
+    bench.settle()
+    bench.take(Declare)
+    bench.feed(UpkeepFailed())
+    assert bench.until(Declare, limit=1.0) <= 0.2
+    bench.take(Declare)
+    bench.feed(DeclareDone())
+    bench.until(Prune)
+    assert not bench.has(Declare)
 
 
 # --- the end

@@ -5,15 +5,27 @@ Beat, Unregister), the upkeep lane, and the broker lane (Compare); each has one 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from random import Random
 from typing import Final, TypeAlias
 
 from later.core import records
 from later.core.engine.worker import FLUSH, RETRY, Key, Publish
-from later.core.lifecycle import Cause, Change
-from later.core.records import SECOND, HeldClaim, Micros, Ref, ServerInfo, ServerRecord
+from later.core.lifecycle import Cause, Change, Reschedule
+from later.core.records import (
+    SECOND,
+    HeldClaim,
+    InsertVerdict,
+    JobDetails,
+    Micros,
+    NewJob,
+    Ref,
+    ServerInfo,
+    ServerRecord,
+)
+from later.core.recurring.planning import awaited, plan_all
+from later.core.steps import refs_of
 
 LEASE: Final[Micros] = 15 * SECOND
 BEAT: Final = 5.0
@@ -25,8 +37,12 @@ TRUST: Final = LEASE / SECOND - MARGIN
 RESCUE: Final = 2.0
 PROMOTE: Final = 1.0
 """How often to look for due jobs when none is known to be due earlier."""
+TICK: Final = 1.0
+"""How often to look for recurring jobs when none is known to be due earlier."""
+TICKS: Final = 100
+"""Recurring jobs per look."""
 SOONEST: Final = 0.005
-"""Never promote more often, however close together due times lie."""
+"""Never promote or tick more often, however close together due times lie."""
 REPUBLISH: Final = 2.0
 REPUBLISH_AGAIN: Final[Micros] = 30 * SECOND
 """A job published again by the upkeep and still unconfirmed is due once more after this."""
@@ -133,6 +149,31 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclareDone:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class DueFound:
+    due: records.Due
+
+
+@dataclass(frozen=True, slots=True)
+class JobsFound:
+    jobs: Sequence[JobDetails | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    results: Sequence[records.Rescheduled]
+
+
+@dataclass(frozen=True, slots=True)
+class InsertDone:
+    results: Sequence[records.Inserted]
+
+
+@dataclass(frozen=True, slots=True)
 class UpkeepFailed:
     """The command of the upkeep lane was not answered."""
 
@@ -179,6 +220,11 @@ Event: TypeAlias = (
     | ServersListed
     | HeldListed
     | Applied
+    | DeclareDone
+    | DueFound
+    | JobsFound
+    | Fired
+    | InsertDone
     | UpkeepFailed
     | WorkerStarted
     | WorkerDied
@@ -263,6 +309,46 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Declare:
+    """Make the recurring jobs those that the code declares; answer DeclareDone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FindDue:
+    """Call `Storage.due`; answer DueFound."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class GetJobs:
+    """Call `Storage.get`; answer JobsFound."""
+
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Fire:
+    """Call `Storage.reschedule`; answer Fired."""
+
+    changes: Sequence[Reschedule]
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Call `Storage.insert`; answer InsertDone."""
+
+    jobs: Sequence[NewJob]
+
+
+@dataclass(frozen=True, slots=True)
+class TellUnreadable:
+    """Recurring jobs that are due and that this server cannot read, with the reasons."""
+
+    schedules: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class TellLeased:
     """To every worker of this server, and to those that start later."""
 
@@ -285,9 +371,31 @@ class KeeperExit:
 
 
 LeaseCommand: TypeAlias = Register | Beat | Unregister
-UpkeepCommand: TypeAlias = Promote | Rescue | FindUnpublished | Unpublish | Prune | ListServers | ListHeld | Apply
+UpkeepCommand: TypeAlias = (
+    Promote
+    | Rescue
+    | FindUnpublished
+    | Unpublish
+    | Prune
+    | ListServers
+    | ListHeld
+    | Apply
+    | Declare
+    | FindDue
+    | GetJobs
+    | Fire
+    | Insert
+)
 Command: TypeAlias = (
-    LeaseCommand | UpkeepCommand | Compare | Publish | TellLeased | TellLeaseLost | TellCancels | KeeperExit
+    LeaseCommand
+    | UpkeepCommand
+    | Compare
+    | Publish
+    | TellUnreadable
+    | TellLeased
+    | TellLeaseLost
+    | TellCancels
+    | KeeperExit
 )
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -300,10 +408,12 @@ class _Chore(IntEnum):
     LOOK = 1
     RESCUE = 2
     PROMOTE = 3
-    UNPUBLISH = 4
+    DECLARE = 4
+    TICK = 5
+    UNPUBLISH = 6
     """Before the republishing: a job that was published again is not to be found unpublished a second time."""
-    REPUBLISH = 5
-    PRUNE = 6
+    REPUBLISH = 7
+    PRUNE = 8
 
 
 _EVERY: Final = {
@@ -311,11 +421,13 @@ _EVERY: Final = {
     _Chore.LOOK: BEAT,
     _Chore.RESCUE: RESCUE,
     _Chore.PROMOTE: PROMOTE,
+    _Chore.DECLARE: 0.0,
+    _Chore.TICK: TICK,
     _Chore.UNPUBLISH: REPUBLISH,
     _Chore.REPUBLISH: REPUBLISH,
     _Chore.PRUNE: PRUNE,
 }
-"""How often, in seconds; most urgent first."""
+"""How often, in seconds; most urgent first. DECLARE is done once."""
 
 
 @dataclass(slots=True)
@@ -323,7 +435,11 @@ class Keeper:
     new_server: Callable[[], ServerInfo]
     """Makes the server's description with a fresh random id."""
     random: Random
+    app: str
+    """The ids of recurring jobs' jobs are made from it."""
     broker: bool = False
+    declares: bool = False
+    """Whether the recurring jobs are to be made those of the code, once."""
     wake_at: float | None = None
     """When the machine wants to be Ticked; read it after every event."""
 
@@ -350,6 +466,12 @@ class Keeper:
     _listing: set[str] = field(default_factory=set[str])
     """Those of them that the ListHeld under way is for."""
     _changes: tuple[Change, ...] = ()
+    _due_found: records.Due | None = None
+    """Recurring jobs for whose plans the state of jobs is missing."""
+    _firing: tuple[Reschedule, ...] = ()
+    _orphans: tuple[NewJob, ...] = ()
+    """Jobs of recurring jobs that were to wait for one which is gone."""
+    _unreadable: dict[str, str] = field(default_factory=dict[str, str])
     _comparing: bool = False
     _compare_due: float = 0.0
     _compare_pause: float = 0.0
@@ -388,7 +510,9 @@ class Keeper:
                 self._server = self.new_server()
                 first = {chore: now + every * self.random.random() for chore, every in _EVERY.items()}
                 # A restarted service looks at once for the dead server that it was, and for what is due.
-                self._due = first | {_Chore.LOOK: now, _Chore.RESCUE: now, _Chore.PROMOTE: now}
+                self._due = first | {_Chore.LOOK: now, _Chore.RESCUE: now, _Chore.PROMOTE: now, _Chore.TICK: now}
+                if not self.declares:
+                    del self._due[_Chore.DECLARE]
                 self._compare_due = now + COMPARE * self.random.random()
             case Registered():
                 if self._lease_answered(Register):
@@ -504,6 +628,12 @@ class Keeper:
         elif self._stop_by is not None:
             if self._unsettled() and self._server is not None:
                 self._upkeep_call = self._list_held(self._server.id)
+        elif self._orphans:
+            self._upkeep_call = Insert(self._orphans)
+        elif self._firing:
+            self._upkeep_call = Fire(self._firing)
+        elif self._due_found is not None:
+            self._upkeep_call = GetJobs(awaited(self._due_found.schedules))
         else:
             self._upkeep_call = self._next_chore(now)
         if self._upkeep_call is not None:
@@ -524,6 +654,11 @@ class Keeper:
                     return Rescue(LIMIT, tuple(sorted(self._dead_servers)))
                 case _Chore.PROMOTE:
                     return Promote(LIMIT)
+                case _Chore.DECLARE:
+                    return Declare()
+                case _Chore.TICK:
+                    # Beyond those that stay due because they cannot be read.
+                    return FindDue(TICKS + len(self._unreadable))
                 case _Chore.UNPUBLISH:
                     if self._lost:
                         return Unpublish(self._lost, LOST_AFTER, LIMIT, self._lost_after)
@@ -541,9 +676,7 @@ class Keeper:
         match event:
             case PromoteDone(result):
                 self._publish(result.enqueued, out)
-                if result.next_due_in is not None:
-                    soon = now + max(SOONEST, result.next_due_in / SECOND)
-                    self._due[_Chore.PROMOTE] = min(self._due[_Chore.PROMOTE], soon)
+                self._again_in(_Chore.PROMOTE, result.next_due_in, now)
             case RescueDone(result):
                 self._publish(result.enqueued, out)
                 if result.more:
@@ -575,7 +708,55 @@ class Keeper:
                 self._changes = ()
                 self._publish((ref for applied in results for ref in applied.enqueued), out)
             case _:
+                self._tick_done(event, now, out)
+
+    def _tick_done(self, event: Event, now: float, out: list[Command]) -> None:
+        match event:
+            case DeclareDone():
+                self._due.pop(_Chore.DECLARE, None)
+                self._due[_Chore.TICK] = now
+            case DueFound(due):
+                self._again_in(_Chore.TICK, due.next_due_in, now)
+                if awaited(due.schedules):
+                    self._due_found = due
+                else:
+                    self._plan(due, (), now, out)
+            case JobsFound(jobs):
+                found, self._due_found = self._due_found, None
+                assert found is not None
+                self._plan(found, jobs, now, out)
+            case Fired(results):
+                self._fired(results, out)
+            case InsertDone(results):
+                self._orphans = ()
+                self._publish((item.ref for item in results if item.ref is not None), out)
+            case _:
                 raise AssertionError(event)
+
+    def _again_in(self, chore: _Chore, micros: Micros | None, now: float) -> None:
+        if micros is not None:
+            self._due[chore] = min(self._due[chore], now + max(SOONEST, micros / SECOND))
+
+    def _plan(self, due: records.Due, jobs: Sequence[JobDetails | None], now: float, out: list[Command]) -> None:
+        known = {details.job.id: details.job for details in jobs if details is not None}
+        plans = plan_all(self.app, due.schedules, due.now, known, LIMIT)
+        self._firing = plans.changes
+        next_at = min((change.next_at for change in plans.changes if change.next_at is not None), default=None)
+        self._again_in(_Chore.TICK, 0 if plans.more else None if next_at is None else next_at - due.now, now)
+        if plans.unreadable.keys() - self._unreadable.keys():
+            out.append(TellUnreadable(plans.unreadable))
+        self._unreadable = plans.unreadable
+
+    def _fired(self, results: Sequence[records.Rescheduled], out: list[Command]) -> None:
+        """What was STALE somebody else has done."""
+        firing, self._firing = self._firing, ()
+        self._publish((ref for result in results for ref in refs_of(result)), out)
+        self._orphans = tuple(
+            replace(job, parent=None)
+            for change, result in zip(firing, results, strict=True)
+            for job, item in zip(change.jobs, result.inserted, strict=False)
+            if item.verdict is InsertVerdict.NO_PARENT
+        )
 
     def _list_held(self, server: str) -> ListHeld:
         self._listing, self._unlisted = self._unlisted, set()
@@ -611,6 +792,10 @@ class Keeper:
             self._due[_Chore.RECONCILE] = now
         elif isinstance(call, Rescue):
             self._due[_Chore.RESCUE] = now
+        elif isinstance(call, FindDue | GetJobs | Fire):
+            # What was fired all the same is not found again.
+            self._due_found, self._firing = None, ()
+            self._due[_Chore.TICK] = now
 
     # --- what the broker has lost
 
