@@ -43,17 +43,19 @@ BACKENDS: Final[dict[str, type]] = {
 }
 """Not in `later`, which imports no backend, but in the package of each."""
 
-NOT_MADE_BY_USERS: Final = {"BackgroundJobs", "JobContext"}
+NOT_MADE_BY_USERS: Final = {"BackgroundJobs", "JobContext", "RecurringJobs"}
 """Classes whose constructor is nobody's business."""
 
 HIDDEN: Final = {
     "broker",
+    "declare",
     "intake",
     "next_delay",
     "open_broker",
     "open_storage",
     "policy_for",
     "publish",
+    "put",
     "registry",
     "storage",
     "stored_payload",
@@ -62,7 +64,14 @@ HIDDEN: Final = {
 """Members that only the runtime and the command line need."""
 
 LINE: Final = 100
-TYPES: Final = {"NewApp": "App", "OnParent": "On | str", "Isolation": "str", "Synchronous": "str"}
+TYPES: Final = {
+    "NewApp": "App",
+    "OnParent": "On | str",
+    "Isolation": "str",
+    "Synchronous": "str",
+    "MisfireOption": "Misfire | str",
+    "OverlapOption": "Overlap | str",
+}
 """Names in signatures that are said otherwise to a reader."""
 
 _Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
@@ -73,6 +82,17 @@ API_GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Storages and brokers": ("SQLite", "Postgres", "Redis", "RabbitMQ", "Memory"),
     "Use": ("BackgroundJobs", "Verdict"),
     "Handle": ("JobContext", "RetryAfter", "Snooze", "Cancel", "Retry"),
+    "Recurring jobs": (
+        "RecurringOptions",
+        "Misfire",
+        "Overlap",
+        "RecurringJobs",
+        "Recurring",
+        "RecurringRun",
+        "NextFire",
+        "Origin",
+        "Tick",
+    ),
     "Look": ("Job", "HistoryEntry", "ErrorInfo", "State", "On", "JobQuery", "Page", "Counts", "Server"),
 }
 
@@ -268,6 +288,8 @@ def _signature(node: _Function, name: str) -> str:
     elif arguments.kwonlyargs:
         given.append("*")
     given += [_argument(*pair) for pair in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    if arguments.kwarg and arguments.kwarg.annotation:
+        given.append(f"**{_argument(arguments.kwarg, None)}".replace("Unpack[", "").replace("]", ""))
     returns = f" -> {_type(node.returns)}" if node.returns and node.name != "__init__" else ""
     start = f"{'async ' if isinstance(node, ast.AsyncFunctionDef) else ''}{name}("
     line = f"{start}{', '.join(given)}){returns}"
@@ -287,7 +309,9 @@ def _default_value(default: ast.expr) -> str:
 
 def _type(annotation: ast.expr) -> str:
     """Without the quotes of a forward reference, and with type variables under their plain names."""
-    text = ast.unparse(annotation).replace("'", "")
+    text = ast.unparse(annotation)
+    if "Literal[" not in text:
+        text = text.replace("'", "")
     text = re.sub(r"\b_([A-Z]\w*?)(?:_co|_contra)?\b", r"\1", text)
     return re.sub(r"\w+", lambda found: TYPES.get(found[0], found[0]), text)
 

@@ -31,6 +31,7 @@ from later.core.errors import (
     UndeclaredPayload,
     UnknownJob,
     UnknownParent,
+    UnknownSchedule,
     UnknownScheme,
     UnknownType,
     UnknownZone,
@@ -40,11 +41,14 @@ from later.core.errors import (
 )
 from later.core.outcomes import Cancel, RetryAfter, Snooze
 from later.core.records import Counts, ErrorInfo, JobQuery, On, State, Verdict
+from later.core.recurring import Misfire, Origin, Overlap
 from later.core.retry import Retry
 from later.runtime.builder import JobsBuilder
 from later.runtime.context import JobContext
 from later.runtime.declaration import background_job, job_type
 from later.runtime.jobs import BackgroundJobs
+from later.runtime.recurring import NextFire, Recurring, RecurringJobs, RecurringOptions, RecurringRun
+from later.runtime.ticks import Tick
 from later.runtime.views import HistoryEntry, Job, Page, Server
 
 __all__ = [
@@ -73,11 +77,19 @@ __all__ = [
     "JobsBuilder",
     "LaterError",
     "Limits",
+    "Misfire",
+    "NextFire",
     "NotSerializable",
     "On",
+    "Origin",
+    "Overlap",
     "Page",
     "PayloadTooLarge",
     "PluginError",
+    "Recurring",
+    "RecurringJobs",
+    "RecurringOptions",
+    "RecurringRun",
     "Retry",
     "RetryAfter",
     "SchemaMismatch",
@@ -86,11 +98,13 @@ __all__ = [
     "State",
     "StorageFull",
     "StorageReadOnly",
+    "Tick",
     "TooManyJobs",
     "Unavailable",
     "UndeclaredPayload",
     "UnknownJob",
     "UnknownParent",
+    "UnknownSchedule",
     "UnknownScheme",
     "UnknownType",
     "UnknownZone",

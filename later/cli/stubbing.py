@@ -12,6 +12,7 @@ from later import ConfigError
 PREAMBLE: Final = """\
 import collections.abc as _abc
 import typing as _typing
+import typing_extensions as _typing_extensions
 import later as _later
 import later.core.ports as _ports
 """
@@ -36,6 +37,13 @@ class {name}(_typing.Generic[_LaterApp]):
         self,
         payload: type[_LaterPayload],
         handler: _abc.Callable[[_later.JobContext[_LaterApp], _LaterPayload], object],
+    ) -> _typing.Self: ...
+    def with_recurring(
+        self,
+        id: str,
+        payload: {payloads},
+        cron: str | None = None,
+        **options: _typing_extensions.Unpack[_later.RecurringOptions],
     ) -> _typing.Self: ...
     def build(self) -> _later.BackgroundJobs[_LaterApp, {payloads}]: ...
     def build_client(self) -> _later.BackgroundJobs[_LaterApp, {payloads}]: ...

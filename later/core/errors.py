@@ -18,6 +18,7 @@
     │   └── UnusableConnection      a job cannot be enqueued on the connection that was given
     ├── JobError
     │   ├── UnknownJob              no job has this id
+    │   ├── UnknownSchedule         no recurring job has this id
     │   ├── WaitTimeout             the job did not end within the timeout of `wait`
     │   └── JobNotSucceeded         `wait` was asked for a result and the job ended otherwise
     ├── HandlerError                why a claimed job cannot run; recorded on the job
@@ -108,6 +109,10 @@ class JobError(LaterError):
 
 class UnknownJob(JobError, LookupError):
     """No job has this id."""
+
+
+class UnknownSchedule(JobError, LookupError):
+    """No recurring job has this id."""
 
 
 class WaitTimeout(JobError, TimeoutError):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any, Final, Generic, Never, TypeVar
 
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from later.core.codec import Limits
 from later.core.errors import ConfigError
@@ -17,6 +18,7 @@ from later.runtime.declaration import declared_types, is_declaration
 from later.runtime.handlers import check_handler
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.plugins import Plugins
+from later.runtime.recurring import RecurringOptions
 
 _App = TypeVar("_App")
 _Payload = TypeVar("_Payload")
@@ -65,6 +67,7 @@ class JobsBuilder(Generic[_App, _Payload]):
         self._types = {job_type.name: job_type for job_type in declared_types(declaration)}
         self._declaration = declaration.__name__
         self._limits = _check_limits(limits)
+        self._recurring: list[tuple[str, object, str | None, RecurringOptions]] = []
         plugins = Plugins()
         self._storage = plugins.storage(f"sqlite:///{name}.sqlite3" if storage is None else storage)
         self._broker = None if broker is None else plugins.broker(broker)
@@ -81,12 +84,32 @@ class JobsBuilder(Generic[_App, _Payload]):
         self._register(job_type, handler)
         return self  # type: ignore[return-value]  # the same object, of which more is known now
 
+    def with_recurring(
+        self, id: str, payload: BaseModel, cron: str | None = None, **options: Unpack[RecurringOptions]
+    ) -> "JobsBuilder[_App, _Payload]":
+        """Declare a recurring job in code, with the arguments of `BackgroundJobs.enqueue_recurring`.
+
+        When a server starts, what its code declares is added or changed, and what code has declared before and this
+        code does not is removed. So the server that started last decides; while old and new ones run side by side,
+        they do not undo each other's work.
+        """
+        if any(id == other for other, *_ in self._recurring):
+            raise ConfigError(f"recurring job {id} is declared twice: give each an id of its own")
+        self._recurring.append((id, payload, cron, options))
+        return self
+
     def __getattr__(self, attribute: str) -> "Callable[[Callable[..., object]], JobsBuilder[_App, Any]]":
         """`with_<name>_handler` for each declared name."""
         types: dict[str, JobType] = vars(self).get("_types", {})
         name = attribute.removeprefix(_PREFIX).removesuffix(_SUFFIX)
         if attribute != f"{_PREFIX}{name}{_SUFFIX}" or name not in types:
-            methods = [*(f"{_PREFIX}{each}{_SUFFIX}" for each in types), "with_handler", "build", "build_client"]
+            methods = [
+                *(f"{_PREFIX}{each}{_SUFFIX}" for each in types),
+                "with_handler",
+                "with_recurring",
+                "build",
+                "build_client",
+            ]
             import difflib
 
             near = difflib.get_close_matches(attribute, methods, n=3) or methods
@@ -123,7 +146,16 @@ class JobsBuilder(Generic[_App, _Payload]):
 
     def _build(self, *, runs: bool) -> BackgroundJobs[_App, Any]:
         registry = Registry(self._types.values())
-        return BackgroundJobs(self._app, self._name, registry, self._storage, self._broker, self._limits, runs=runs)
+        return BackgroundJobs(
+            self._app,
+            self._name,
+            registry,
+            self._storage,
+            self._broker,
+            self._limits,
+            runs=runs,
+            recurring=self._recurring,
+        )
 
     def _register(self, job_type: JobType, handler: Callable[..., object]) -> None:
         if job_type.handler is not None:

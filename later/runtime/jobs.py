@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from typing_extensions import Unpack
 
 from later.core.codec import Limits
 from later.core.errors import ConfigError, InvalidOption, JobNotSucceeded, UnknownJob, WaitTimeout
@@ -11,11 +13,14 @@ from later.core.lifecycle import Cause, Change
 from later.core.names import check_name
 from later.core.ports import Broker, BrokerBackend, Storage, StorageBackend
 from later.core.records import Counts, JobQuery, Ref, State, Verdict
+from later.core.recurring import Origin
 from later.core.registry import Registry
 from later.runtime.connections import Connections, PerProcess
 from later.runtime.enqueue import Enqueuer, Intake
 from later.runtime.ids import new_id
 from later.runtime.node import dead_servers
+from later.runtime.recurring import RecurringJobs, RecurringOptions, define
+from later.runtime.threads import in_thread
 from later.runtime.views import Job, Page, Server, job_view, page_view, server_view
 
 if TYPE_CHECKING:
@@ -23,8 +28,6 @@ if TYPE_CHECKING:
 
 _App_co = TypeVar("_App_co", covariant=True)
 _Payload_contra = TypeVar("_Payload_contra", contravariant=True)
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
 GRACE: Final = timedelta(seconds=25)
 """What a stopping server gives its handlers: less than the 30 s after which Kubernetes kills."""
@@ -57,7 +60,9 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
         limits: Limits,
         *,
         runs: bool,
+        recurring: Sequence[tuple[str, object, str | None, RecurringOptions]] = (),
     ) -> None:
+        """recurring: what the code declares, as the arguments of `enqueue_recurring`."""
         self._app = app
         self._name = name
         self._registry = registry
@@ -73,6 +78,11 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
                 now=lambda: datetime.now(UTC),
             )
         )
+        declared = {
+            id: define(self._intake, id, payload, cron, options, Origin.CODE)
+            for id, payload, cron, options in recurring
+        }
+        self._recurring = RecurringJobs(self.storage, self.publish, registry, declared)
 
     @property
     def app(self) -> _App_co:
@@ -110,6 +120,33 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
     def intake(self) -> Intake:
         """What checks, encodes and stores new jobs."""
         return self._intake
+
+    @property
+    def recurring(self) -> RecurringJobs:
+        """The recurring jobs: see, pause, resume, trigger and remove them."""
+        return self._recurring
+
+    def enqueue_recurring(
+        self, id: str, payload: _Payload_contra, cron: str | None = None, **options: Unpack[RecurringOptions]
+    ) -> None:
+        """Store a recurring job under `id`, or make the one of this id what the arguments say.
+
+        cron: five fields, or six with the seconds first, such as `"0 3 * * *"`; or give `every=timedelta(...)`.
+
+        The same arguments again change nothing, so a program may call it whenever it starts. Other times begin now, by
+        the storage's clock, and what passed before does not count as missed; anything else that changes holds from the
+        next job on. A pause stays. Two or three round trips.
+
+        Raises InvalidSchedule and UnknownZone besides the errors of `enqueue`; SchemaMismatch when a newer version of
+        `later` has stored the one of this id.
+        """
+        self._recurring.put(id, define(self._intake, id, payload, cron, options, Origin.CALL))
+
+    async def aenqueue_recurring(
+        self, id: str, payload: _Payload_contra, cron: str | None = None, **options: Unpack[RecurringOptions]
+    ) -> None:
+        """As `enqueue_recurring`."""
+        await in_thread(self._recurring.put, id, define(self._intake, id, payload, cron, options, Origin.CALL))
 
     def publish(self, refs: Sequence[Ref]) -> None:
         """Hand refs that became Enqueued to the broker, in the background; nothing without a broker."""
@@ -184,16 +221,16 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
         return self._move(ids, Cause.DELETE, "deleted on request")
 
     async def aget(self, id: str) -> Job:
-        return await _in_thread(self.get, id)
+        return await in_thread(self.get, id)
 
     async def afind(self, query: JobQuery | None = None) -> Page:
-        return await _in_thread(self.find, query)
+        return await in_thread(self.find, query)
 
     async def acounts(self) -> Counts:
-        return await _in_thread(self.counts)
+        return await in_thread(self.counts)
 
     async def aservers(self) -> list[Server]:
-        return await _in_thread(self.servers)
+        return await in_thread(self.servers)
 
     async def await_for(self, id: str, timeout: timedelta | float | None = None) -> Job:  # noqa: ASYNC109  as `wait`
         """As `wait`."""
@@ -211,11 +248,11 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
 
     async def arequeue(self, *ids: str) -> list[Verdict]:
         """As `requeue`. Cancelling the caller does not undo it."""
-        return await _in_thread(self.requeue, *ids)
+        return await in_thread(self.requeue, *ids)
 
     async def adelete(self, *ids: str) -> list[Verdict]:
         """As `delete`. Cancelling the caller does not undo it."""
-        return await _in_thread(self.delete, *ids)
+        return await in_thread(self.delete, *ids)
 
     def running(
         self,
@@ -264,14 +301,6 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
         if verdicts == [Verdict.UNKNOWN]:
             raise _unknown(ids[0])
         return verdicts
-
-
-async def _in_thread(
-    call: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
-) -> _Result:
-    import asyncio  # 25 ms that a program without async code need not spend
-
-    return await asyncio.to_thread(call, *args, **kwargs)
 
 
 def _unknown(id: str) -> UnknownJob:

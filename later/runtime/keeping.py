@@ -39,6 +39,7 @@ class Keeping:
         self._storage = jobs.storage()
         self._broker = jobs.broker()
         self._publish = jobs.publish
+        self._declare = jobs.recurring.declare
         self._workers = workers
         self._on_end = on_end
         machine = engine.Keeper(
@@ -46,6 +47,7 @@ class Keeping:
             Random(),
             jobs.name,
             broker=self._broker is not None,
+            declares=True,
         )
         self._loop: Loop[engine.Event, engine.Command] = Loop(
             "later-keeper", machine, engine.Ticked(), self._execute, self._end
@@ -156,6 +158,7 @@ class Keeping:
             case engine.Apply(changes):
                 return engine.Applied(storage.apply(changes))
             case engine.Declare():
+                self._declare()
                 return engine.DeclareDone()
             case engine.FindDue(limit):
                 return engine.DueFound(storage.due(limit))

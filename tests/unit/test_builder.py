@@ -120,7 +120,7 @@ def test_the_same_name_twice() -> None:
         ("with_make_account_handler", "with_create_account_handler"),
         ("with_send_email", "with_send_email_handler"),
         ("biuld", "build"),
-        ("xyzzy", "with_send_email_handler or with_create_account_handler or with_handler or build"),
+        ("xyzzy", "with_send_email_handler or with_create_account_handler or with_handler or with_recurring"),
     ],
 )
 def test_an_unknown_attribute_names_its_neighbours(attribute: str, near: str) -> None:

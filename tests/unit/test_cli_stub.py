@@ -241,9 +241,10 @@ def test_the_builder_of_a_stub_takes_what_the_real_one_takes() -> None:
     builder = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == "JobsBuilder")
     methods = {node.name: node.args for node in builder.body if isinstance(node, ast.FunctionDef)}
 
-    for name in ("__init__", "with_handler", "build", "build_client"):
+    for name in ("__init__", "with_handler", "with_recurring", "build", "build_client"):
         real = inspect.signature(getattr(JobsBuilder, name)).parameters
-        given = [argument.arg for argument in (*methods[name].args, *methods[name].kwonlyargs)]
+        more = [methods[name].kwarg]
+        given = [argument.arg for argument in (*methods[name].args, *methods[name].kwonlyargs, *more) if argument]
         assert given == list(real)
     public = {name for name in vars(JobsBuilder) if not name.startswith("_")}
     assert public | {"__init__", "with_send_handler"} == set(methods)

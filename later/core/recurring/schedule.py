@@ -76,7 +76,7 @@ class Definition:
 
     def __post_init__(self) -> None:
         for name, kind in (("misfire", Misfire), ("overlap", Overlap), ("origin", Origin)):
-            object.__setattr__(self, name, _choice(name, kind, getattr(self, name)))
+            object.__setattr__(self, name, choice(name, kind, getattr(self, name)))
         limit = self.misfire_limit
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_MISSED:
             raise InvalidSchedule(f"misfire_limit {limit!r} is not a whole number from 1 to {MOST_MISSED}")
@@ -196,7 +196,8 @@ def _as(kind: type[_Plain], value: Any) -> _Plain:
 _Choice = TypeVar("_Choice", bound=StrEnum)
 
 
-def _choice(name: str, kind: type[_Choice], value: str) -> _Choice:
+def choice(name: str, kind: type[_Choice], value: str) -> _Choice:
+    """The value as one of the enumeration. Raises InvalidSchedule."""
     try:
         return kind(value)
     except ValueError:

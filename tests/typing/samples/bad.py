@@ -84,6 +84,12 @@ jobs.enqueue(SendEmail(address="a"), priority="high")  # error: arg-type reportA
 jobs.enqueue(Undeclared(id="7"), connection=object())  # error: arg-type reportArgumentType
 jobs.enqueue(SendEmail(address="a"), conn=object())  # error: call-arg reportCallIssue
 jobs.enqueue(SendEmail(address="a"), delay=5)  # error: call-arg reportCallIssue
+jobs.enqueue_recurring("nightly", Undeclared(id="7"), "0 3 * * *")  # error: arg-type reportArgumentType
+jobs.enqueue_recurring("nightly", SendEmail(address="a"), 5)  # error: arg-type reportArgumentType
+jobs.enqueue_recurring("nightly", SendEmail(address="a"), every=5)  # error: arg-type reportArgumentType
+jobs.enqueue_recurring("nightly", SendEmail(address="a"), misfire="never")  # error: arg-type reportArgumentType
+jobs.enqueue_recurring("nightly", SendEmail(address="a"), colour="red")  # error: call-arg reportCallIssue
+builder.with_recurring("nightly", "text", "0 3 * * *")  # error: arg-type reportArgumentType
 jobs.running(slots="many")  # error: arg-type reportArgumentType
 
 builder.build().enqueue(SendEmail(address="a"))  # error: arg-type reportArgumentType

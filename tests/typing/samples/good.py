@@ -6,7 +6,22 @@ from typing import assert_type
 
 from pydantic import BaseModel
 
-from later import BackgroundJobs, Cancel, Job, JobContext, JobsBuilder, On, Retry, RetryAfter, background_job, job_type
+from later import (
+    BackgroundJobs,
+    Cancel,
+    Job,
+    JobContext,
+    JobsBuilder,
+    Misfire,
+    NextFire,
+    On,
+    Recurring,
+    Retry,
+    RetryAfter,
+    Tick,
+    background_job,
+    job_type,
+)
 
 
 class App:
@@ -92,7 +107,22 @@ assert_type(jobs.enqueue_many([SendEmail(address="a@b.c"), CreateAccount(id="7")
 assert_type(jobs.wait(parent, 5), Job)
 
 
+daily = "0 3 * * *"
+jobs.enqueue_recurring("nightly", SendEmail(address="a@b.c"), daily, zone="Europe/Berlin", overlap="skip")
+jobs.enqueue_recurring("often", CreateAccount(id="7"), every=timedelta(minutes=5), misfire=Misfire.ALL, dst_gap="skip")
+assert_type(jobs.recurring.all(), list[Recurring])
+assert_type(jobs.recurring.trigger("nightly"), str)
+assert_type(jobs.get(parent).recurring, Tick | None)
+builder = JobsBuilder(App(), "app").with_handler(SendEmail, send_email)
+assert_type(
+    builder.with_recurring("nightly", SendEmail(address="a@b.c"), daily, jitter=timedelta(minutes=1)).build(),
+    BackgroundJobs[App, SendEmail],
+)
+
+
 async def main() -> None:
+    await jobs.aenqueue_recurring("nightly", SendEmail(address="a@b.c"), "0 3 * * *")
+    assert_type(await jobs.recurring.anext_fires("nightly"), list[NextFire])
     assert_type(await jobs.aenqueue(SendEmail(address="a@b.c")), str)
     assert_type(await jobs.aenqueue(SendEmail(address="a@b.c"), connection=shop), str)
     assert_type(await jobs.await_for(parent, timedelta(seconds=5)), Job)

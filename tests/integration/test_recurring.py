@@ -1,0 +1,83 @@
+"""Recurring jobs with servers that run, on real clocks."""
+
+from collections import Counter
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from threading import Lock
+
+import pytest
+
+from later import JobContext, JobsBuilder, State, background_job
+from later.backends.memory import Memory
+from later.backends.sqlite import SQLite
+from later.core.ports import StorageBackend
+from tests.support.jobs import Work
+from tests.support.waiting import until
+
+SECONDLY = timedelta(seconds=1)
+
+
+@background_job
+class Jobs:
+    work: Work
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> StorageBackend:
+    return Memory() if request.param == "memory" else SQLite(tmp_path / "jobs.sqlite3")
+
+
+def test_several_servers_make_one_job_for_each_time(storage: StorageBackend) -> None:
+    """Declared in the code of all of them, and looked after by all of them."""
+    seen: Counter[datetime] = Counter()
+    late: list[timedelta] = []
+    lock = Lock()
+
+    def handle(ctx: JobContext[None], payload: Work) -> None:
+        tick = ctx.recurring
+        assert tick is not None
+        with lock:
+            seen[tick.due] += 1
+            late.append(jobs.get(ctx.job_id).created_at - tick.due)
+
+    made = [
+        JobsBuilder(None, "app", storage=storage, jobs=Jobs)
+        .with_handler(Work, handle)
+        .with_recurring("tick", Work(n=3), every=SECONDLY)
+        .build()
+        for _ in range(3)
+    ]
+    jobs = made[0]
+    with ExitStack() as servers:
+        for each in made:
+            servers.enter_context(each.running(slots=2))
+        until(lambda: len(seen) >= 4)
+    assert set(seen.values()) == {1}
+    times = sorted(seen)
+    assert [after - before for before, after in pairwise(times)] == [SECONDLY] * (len(times) - 1)
+    assert max(late) < SECONDLY
+    shown = jobs.recurring.get("tick")
+    assert {run.due for run in shown.runs} >= set(times[-9:])
+    assert shown.note == ""
+    for each in made:
+        each.close()
+
+
+def test_a_server_that_starts_makes_up_for_what_was_missed(storage: StorageBackend) -> None:
+    def handle(ctx: JobContext[None], payload: Work) -> None: ...
+
+    builder = JobsBuilder(None, "app", storage=storage, jobs=Jobs).with_handler(Work, handle)
+    jobs = builder.build()
+    jobs.enqueue_recurring("tick", Work(), every=SECONDLY, misfire="all", end=None)
+    first = jobs.recurring.get("tick").next_at
+    assert first is not None
+    until(lambda: jobs.recurring.next_fires("tick", 1)[0].at > first + 2 * SECONDLY)
+    with jobs.running():
+        until(lambda: len(jobs.recurring.get("tick").runs) >= 4)
+        jobs.recurring.pause("tick")
+        until(lambda: jobs.counts().total(State.SUCCEEDED) == len(jobs.recurring.get("tick").runs))
+    runs = jobs.recurring.get("tick").runs
+    assert [run.due for run in reversed(runs)] == [first + n * SECONDLY for n in range(len(runs))]
+    jobs.close()
