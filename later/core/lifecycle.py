@@ -50,6 +50,7 @@ class Cause(StrEnum):
     RELEASE = "release"
     CRASH = "crash"
     POISON = "poison"
+    RESCHEDULE = "reschedule"
     REQUEUE = "requeue"
     DELETE = "delete"
     EXPIRE = "expire"
@@ -134,6 +135,9 @@ RULES: Final[Mapping[Cause, Rule]] = {
         crash=True,
         of_claim=True,
         yields=True,
+    ),
+    Cause.RESCHEDULE: Rule(
+        frozenset({State.SCHEDULED}), State.SCHEDULED, "somebody asked for another time; attempts stay as they are"
     ),
     Cause.REQUEUE: Rule(
         frozenset({State.SCHEDULED, State.SUCCEEDED, State.FAILED, State.DELETED}),

@@ -211,7 +211,7 @@ class Enqueuer(Generic[_Payload_contra]):
         connection: UserConnection | None = None,
     ) -> str:
         """Store a job that may run after `delay`, by the storage's clock. At most 100 years."""
-        new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=_duration(delay))
+        new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=duration(delay))
         return self._intake.store([new], connection)[0]
 
     def enqueue_delayed_at(
@@ -281,7 +281,7 @@ class Enqueuer(Generic[_Payload_contra]):
         connection: UserConnection | None = None,
     ) -> str:
         """As `enqueue_delayed`."""
-        new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=_duration(delay))
+        new = self._intake.new(payload, id=id, queue=queue, priority=priority, delay=duration(delay))
         return (await self._intake.astore([new], connection))[0]
 
     async def aenqueue_delayed_at(
@@ -311,7 +311,8 @@ def _several(payloads: Iterable[_Payload] | BaseModel) -> Iterator[_Payload]:
         yield payload
 
 
-def _duration(delay: timedelta) -> Micros:
+def duration(delay: timedelta) -> Micros:
+    """A delay that a user gives. Raises InvalidOption."""
     if not isinstance(delay, timedelta):
         raise InvalidOption(f"delay {delay!r} is not a timedelta: write timedelta(seconds=...)")
     if not _ZERO <= delay <= FURTHEST:

@@ -16,7 +16,7 @@ from later.core.records import Counts, JobQuery, Ref, State, Verdict
 from later.core.recurring import Origin
 from later.core.registry import Registry
 from later.runtime.connections import Connections, PerProcess
-from later.runtime.enqueue import Enqueuer, Intake
+from later.runtime.enqueue import Enqueuer, Intake, duration
 from later.runtime.ids import new_id
 from later.runtime.node import dead_servers
 from later.runtime.recurring import RecurringJobs, RecurringOptions, define
@@ -211,6 +211,27 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
         Raises UnknownJob when the only id is unknown.
         """
         return self._move(ids, Cause.REQUEUE, "requeued on request")
+
+    def reschedule(self, id: str, *, at: datetime | None = None, delay: timedelta | None = None) -> Verdict:
+        """Give a Scheduled job another time: `at` (with a time zone) or `delay` from now, by the storage's clock.
+
+        A job that waits for its next attempt keeps its attempts. `requeue` runs one now. REFUSED: it is not Scheduled.
+        One round trip, two with `at`, which then is kept to within one. Raises UnknownJob, InvalidOption.
+        """
+        if (at is None) == (delay is None):
+            raise InvalidOption("give either at=datetime(...) or delay=timedelta(...)")
+        after = duration(delay) if delay is not None else 0
+        if at is not None:
+            after = max(0, self._intake.moment(at) - self.storage().due(0).now)
+        change = Change(check_name("id", id), Cause.RESCHEDULE, "rescheduled on request", delay=after)
+        [applied] = self.storage().apply([change])
+        if applied.verdict is Verdict.UNKNOWN:
+            raise _unknown(id)
+        return applied.verdict
+
+    async def areschedule(self, id: str, *, at: datetime | None = None, delay: timedelta | None = None) -> Verdict:
+        """As `reschedule`. Cancelling the caller does not undo it."""
+        return await in_thread(self.reschedule, id, at=at, delay=delay)
 
     def delete(self, *ids: str) -> list[Verdict]:
         """Make jobs Deleted that have not begun or have failed; ask those that run to stop (verdict REQUESTED).

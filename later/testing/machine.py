@@ -256,6 +256,12 @@ class StorageMachine(RuleBasedStateMachine):
             change = Change(ended[which % len(ended)].id, cause)
             self.agree(lambda storage: storage.apply([change]))
 
+    @rule(which=st.integers(0), delay=st.sampled_from([0, 1, SECOND]))
+    def postpone(self, which: int, delay: int) -> None:
+        if waiting := self.in_state(State.SCHEDULED):
+            change = Change(waiting[which % len(waiting)].id, Cause.RESCHEDULE, delay=delay)
+            self.agree(lambda storage: storage.apply([change]))
+
     @rule(which=st.integers(0), by=claimants)
     def claim_again(self, which: int, by: Claimant) -> None:
         """As the worker that holds the claim does when a reply was lost, or as another one by mistake."""

@@ -293,3 +293,29 @@ def test_usable_again_after_close(jobs: BackgroundJobs[None, Any]) -> None:
     jobs.close()
     jobs.close()
     assert jobs.get(id).id == id
+
+
+def test_a_scheduled_job_gets_another_time(jobs: BackgroundJobs[None, Any]) -> None:
+    id = jobs.enqueue_delayed(Mail(address="a"), timedelta(hours=1))
+    assert jobs.reschedule(id, delay=timedelta(hours=2)) is Verdict.APPLIED
+    job = jobs.get(id)
+    assert (job.state, job.run_at) == (State.SCHEDULED, job.state_at + timedelta(hours=2))
+    assert job.reason == "rescheduled on request"
+    at = datetime.now(UTC) + timedelta(minutes=5)
+    assert jobs.reschedule(id, at=at) is Verdict.APPLIED
+    run_at = jobs.get(id).run_at
+    assert run_at is not None
+    assert timedelta(0) <= run_at - at < timedelta(seconds=1)
+    assert jobs.reschedule(id, at=at - timedelta(days=1)) is Verdict.APPLIED
+    assert [ref.id for ref in jobs.storage().promote(10).enqueued] == [id]
+    assert jobs.reschedule(id, delay=timedelta(0)) is Verdict.REFUSED
+    with pytest.raises(UnknownJob):
+        jobs.reschedule("nobody", delay=timedelta(0))
+    for wrong in ({}, {"at": at, "delay": timedelta(0)}, {"delay": timedelta(-1)}, {"at": datetime.now()}):  # noqa: DTZ005
+        with pytest.raises(InvalidOption):
+            jobs.reschedule(id, **wrong)
+
+
+async def test_another_time_for_async_code(jobs: BackgroundJobs[None, Any]) -> None:
+    id = await jobs.aenqueue_delayed(Mail(address="a"), timedelta(hours=1))
+    assert await jobs.areschedule(id, delay=timedelta(0)) is Verdict.APPLIED

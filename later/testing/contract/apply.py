@@ -5,7 +5,17 @@ import pytest
 from later.core import lifecycle
 from later.core.lifecycle import DAY, KEEP, RULES, Cause, Change
 from later.core.ports import Storage
-from later.core.records import HISTORY_LIMIT, SECOND, Applied, Claimant, HistoryEntry, State, Verdict
+from later.core.records import (
+    HISTORY_LIMIT,
+    SECOND,
+    Applied,
+    Claimant,
+    HistoryEntry,
+    Micros,
+    Promoted,
+    State,
+    Verdict,
+)
 from later.testing.contract.bench import BY, ERROR, Bench, StorageFixtures, new_job, report
 
 OF_CLAIM = [cause for cause, rule in RULES.items() if rule.of_claim]
@@ -225,6 +235,23 @@ class ApplyContract(StorageFixtures):
     def test_a_job_that_may_survive_no_crash(self, bench: Bench) -> None:
         bench.move(report(bench.start("job", max_crashes=0), Cause.CRASH))
         assert bench.state("job") is State.FAILED
+
+    @pytest.mark.parametrize("after", [5 * SECOND, 90 * SECOND])
+    def test_a_scheduled_job_is_given_another_time(self, bench: Bench, after: Micros) -> None:
+        bench.move(report(bench.start("job"), Cause.RETRY, "raised", delay=60 * SECOND))
+        now = bench.clock.advance(SECOND)
+        applied = bench.move(Change("job", Cause.RESCHEDULE, "asked for", delay=after))
+        assert applied == Applied(Verdict.APPLIED, State.SCHEDULED, ())
+        job = bench.job("job")
+        assert (job.run_at, job.reason, job.attempt, job.epoch) == (now + after, "asked for", 1, 1)
+        assert len(bench.history("job")) == 4
+        assert bench.storage.counts().total(State.SCHEDULED) == 1
+        assert bench.storage.promote(10).next_due_in == after
+        bench.clock.advance(after - 1)
+        assert bench.storage.promote(10) == Promoted((), 1)
+        bench.clock.advance(1)
+        assert [ref.id for ref in bench.storage.promote(10).enqueued] == ["job"]
+        assert bench.apply(Change("job", Cause.RESCHEDULE)).verdict is Verdict.REFUSED
 
     def test_requeue_starts_anew(self, bench: Bench) -> None:
         claim = bench.start("job", max_crashes=0)
