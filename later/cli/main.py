@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "dev": _Lazy("later.cli.dev", "Run a worker that restarts when the code changes."),
     "status": _Lazy("later.cli.status", "Show servers, and jobs by queue and state."),
     "jobs": _Lazy("later.cli.jobs", "List, show, requeue and delete jobs."),
+    "recurring": _Lazy("later.cli.recurring", "See, run, pause and remove recurring jobs."),
     "stub": _Lazy("later.cli.stub", "Write the type stub of a module with a declaration."),
     "backends": _Lazy("later.cli.backends", "List the installed storages and brokers."),
 }

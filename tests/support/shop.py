@@ -71,6 +71,9 @@ class Shop:
     def email(self, address: str = "a@b.c", **options: Any) -> str:
         return self.jobs.enqueue(self._module.SendEmail(address=address), **options)
 
+    def email_payload(self, address: str) -> Any:
+        return self._module.SendEmail(address=address)
+
     def account(self, id: str = "7", **options: Any) -> str:
         return self.jobs.enqueue(self._module.CreateAccount(id=id), **options)
 
