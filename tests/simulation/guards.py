@@ -15,7 +15,7 @@ from later.core import lifecycle
 from later.core.engine import keeper, worker
 from later.core.engine.keeper import Keeper
 from later.core.engine.worker import Worker, WorkerSettings
-from later.core.lifecycle import RULES, Change, Step
+from later.core.lifecycle import RULES, Change, Reschedule, Step
 from later.core.records import (
     Claim,
     Claimant,
@@ -25,6 +25,7 @@ from later.core.records import (
     Micros,
     NewJob,
     Ref,
+    Rescheduled,
     Rescued,
     State,
     Verdict,
@@ -426,6 +427,18 @@ def unreported_ends_count_as_started(patch: Patch) -> None:
         return [*settled, *handle(self, event, now)]
 
     patch.setattr(Worker, "handle", broken)
+
+
+@guard("made a second job", Fault.LATE, Fault.STALL, recurring=3, short_lived=True, nodes=3, seconds=35.0)
+def a_version_of_a_schedule_is_changed_once(patch: Patch) -> None:
+    """A change of a schedule that others have changed meanwhile is refused."""
+    reschedule = ModelStorage._reschedule
+
+    def broken(self: ModelStorage, change: Reschedule) -> Rescheduled:
+        known = self._world.schedules.get(change.id)
+        return reschedule(self, replace(change, version=0 if known is None else known.version))
+
+    patch.setattr(ModelStorage, "_reschedule", broken)
 
 
 def complaint(name: str) -> str | None:

@@ -78,7 +78,7 @@ class Handler:
         self.process = process
         self.claim = claim
         self.key = (claim.id, claim.epoch)
-        self.plan = world.plans[claim.id]
+        self.plan = world.plan_of(claim.id)
         self._step = self.plan.step(len(world.ledger.by_job.get(claim.id, ())))
         self.run = world.ledger.begin(self.key, claim.server, process.name, world.scheduler.now)
         self._over = False

@@ -17,12 +17,15 @@ from later.core.records import (
     Claimant,
     Exchanged,
     JobRecord,
+    Micros,
     NewJob,
     On,
     Ref,
     State,
     Verdict,
 )
+from later.core.timetables.timetable import micros
+from later.runtime.ticks import Tick, tick_of, to_datetime
 from tests.simulation.faults import Fault, Weather
 from tests.simulation.ledger import Ledger
 from tests.simulation.scheduler import Scheduler
@@ -97,6 +100,9 @@ class Checker:
     _touched: set[str] = field(default_factory=set[str])
     _excused: dict[str, int] = field(default_factory=dict[str, int])
     """By job: how many of its runs were before somebody requeued it."""
+    recurring: dict[str, set[Micros]] = field(default_factory=dict[str, set[Micros]])
+    """Recurring jobs all of whose times make a job in the end, with these times."""
+    _ticks: set[Tick] = field(default_factory=set[Tick])
     _known: set[str] = field(default_factory=set[str])
     _pruned: set[str] = field(default_factory=set[str])
 
@@ -121,6 +127,7 @@ class Checker:
         self._call = None
 
     def created(self, job: JobRecord) -> None:
+        self._check_tick(job)
         if job.id in self._pruned:  # an insert that was repeated too late: a new life of the job
             self._excused[job.id] = len(self.ledger.by_job.get(job.id, ()))
             self._finished = {key for key in self._finished if key[0] != job.id}
@@ -131,6 +138,17 @@ class Checker:
         if job.epoch != (job.state is State.ENQUEUED):
             self.scheduler.fail(f"{job.id} starts {job.state} with epoch {job.epoch}")
         self._touched.add(job.id)
+
+    def _check_tick(self, job: JobRecord) -> None:
+        """A time of a recurring job makes one job, once, and not before it has come."""
+        tick = tick_of(job.payload)
+        if tick is None or self.forgot:
+            return
+        if tick in self._ticks:
+            self.scheduler.fail(f"{tick} made a second job: {job}")
+        if tick.due > to_datetime(self.storage.now()) and Fault.CLOCK_JUMP not in self.weather.odds:
+            self.scheduler.fail(f"{tick} made a job too early: {job}")
+        self._ticks.add(tick)
 
     def wrote(self, before: JobRecord, after: JobRecord, cause: Cause | None, change: Change | None) -> None:
         if cause is None:
@@ -317,7 +335,11 @@ class Checker:
                 self.scheduler.fail(f"never promoted: {job}")
 
     def check_end(self) -> None:
-        """Accepted jobs are still there, and all have ended."""
+        """Accepted jobs are still there, all have ended, and recurring jobs have missed nothing."""
+        for schedule, times in self.recurring.items():
+            made = {micros(tick.due) for tick in self._ticks if tick.id == schedule}
+            if made != times and not self.forgot:
+                self.scheduler.fail(f"recurring job {schedule} made {len(made)} jobs, for {len(times)} times")
         for job_id, new in self.accepted.items():
             job = self.storage.job(job_id)
             if job is None:

@@ -17,6 +17,7 @@ from later.core.records import (
     HistoryEntry,
     JobRecord,
     Micros,
+    ScheduleRecord,
     ServerRecord,
     State,
 )
@@ -55,7 +56,7 @@ class WatchedStorage(ModelStorage):
         super().__init__(options, self.world)
         self.watcher = watcher
         self._change: Change | None = None
-        self._saved: tuple[dict[str, Kept], dict[str, ServerRecord]] | None = None
+        self._saved: tuple[dict[str, Kept], dict[str, ServerRecord], dict[str, ScheduleRecord]] | None = None
 
     def job(self, job_id: str) -> JobRecord | None:
         return self._load(job_id)
@@ -80,12 +81,12 @@ class WatchedStorage(ModelStorage):
 
     def save_all(self) -> None:
         jobs = {job_id: Kept(kept.job, kept.history, kept.turn) for job_id, kept in self.world.jobs.items()}
-        self._saved = jobs, dict(self.world.servers)
+        self._saved = jobs, dict(self.world.servers), dict(self.world.schedules)
 
     def forget(self) -> None:
         """Go back to what was saved."""
         assert self._saved is not None
-        self.world.jobs, self.world.servers = self._saved
+        self.world.jobs, self.world.servers, self.world.schedules = self._saved
 
     @override
     def _apply(self, change: Change) -> Applied:

@@ -50,6 +50,7 @@ WORKER_COMMANDS: Final = (
 KEEPER_COMMANDS: Final = (
     "Register", "Beat", "Unregister", "Promote", "Rescue", "FindUnpublished", "Prune", "ListServers", "ListHeld",
     "Apply", "Publish", "Unpublish", "Compare", "TellLeased", "TellLeaseLost", "TellCancels", "KeeperExit",
+    "FindDue", "GetJobs", "Fire",
 )  # fmt: skip
 
 MEETINGS: Final[Mapping[Fault, tuple[str, ...]]] = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import count
 from random import Random
 from typing import Final, TypeVar
@@ -9,6 +10,11 @@ from typing import Final, TypeVar
 from later.core.engine.worker import Woken, WorkerSettings
 from later.core.ports import StorageOptions
 from later.core.records import Claimant, Ref, State
+from later.core.recurring import Definition, Misfire, Overlap
+from later.core.recurring.changes import put
+from later.core.timetables import Every, Timetable
+from later.core.timetables.timetable import micros
+from later.runtime.ticks import to_datetime
 from tests.simulation.broker import SimBroker
 from tests.simulation.client import Client
 from tests.simulation.faults import Fault, Weather
@@ -54,6 +60,8 @@ class Setup:
     """Handlers run long enough to outlive a lease."""
     short_lived: bool = False
     """Ended jobs are pruned within seconds."""
+    recurring: int = 0
+    """How many recurring jobs there are."""
 
     @classmethod
     def draw(cls, random: Random) -> "Setup":
@@ -76,6 +84,7 @@ class Setup:
             seconds=random.choice((5.0, 15.0, 35.0)),
             slow=random.random() < 0.2,
             short_lived=random.random() < 0.2,
+            recurring=random.choice((0, 1, 3)),
         )
 
     def worker_settings(self) -> WorkerSettings:
@@ -111,9 +120,44 @@ class World:
         for node in self._rates:
             self.boot(node)
         jobs = self.setup.jobs
+        self._recur(scheduler.random("recurring"))
         self.clients = [Client(self, f"c{number}", jobs) for number in range(self.setup.clients)]
         for fault in self.weather.planned():
             scheduler.at(self.random.uniform(0.0, self.setup.seconds), self._happen, fault)
+
+    def _recur(self, random: Random) -> None:
+        """Recurring jobs that fire while things go wrong, and miss no time in the end."""
+        now = self.clock()
+        end = to_datetime(now) + timedelta(seconds=self.setup.seconds)
+        for number in range(self.setup.recurring):
+            wanted = Definition(
+                type="work",
+                payload=b"",
+                queue=random.choice(self.setup.queue_names),
+                priority=0,
+                max_crashes=3,
+                timetable=Timetable(Every(timedelta(seconds=random.choice((1, 2, 5)))), end=end),
+                misfire=Misfire.ALL,
+                misfire_limit=1000,
+                overlap=Overlap.ALLOW if self.weather.calm else random.choice(list(Overlap)),
+            )
+            change = put(f"r{number}", None, None, wanted, now)
+            assert change is not None
+            self.storage.reschedule([change])
+            if wanted.overlap is Overlap.ALLOW:
+                self.checker.recurring[change.id] = set(wanted.timetable.between(now, micros(end), 1000).times)
+
+    def plan_of(self, job_id: str) -> Plan:
+        """What the runs of a job do; those of recurring jobs are made up when they first run."""
+        if job_id not in self.plans:
+            random, setup = self.scheduler.random(job_id), self.setup
+            while True:
+                plan = Plan.draw(random, calm=self.weather.calm, slow=setup.slow, short_lived=setup.short_lived)
+                if not plan.policy.at_most_once:
+                    break
+            self.plans[job_id] = plan
+            self.checker.attempts[job_id] = plan.policy.retry.attempts
+        return self.plans[job_id]
 
     def _rate(self, *, drifts: bool) -> float:
         # Two clocks differ by at most a twentieth; the engine's margin is for a fifteenth.
@@ -140,7 +184,8 @@ class World:
             self.checker.check_that_nothing_happened(self.setup.nodes * self.setup.processes)
 
     def _settled(self) -> bool:
-        return not any(client.open for client in self.clients) and self.checker.settled()
+        waits = any(schedule and schedule.next_at is not None for schedule in self.storage.schedules())
+        return not waits and not any(client.open for client in self.clients) and self.checker.settled()
 
     def _clear_up(self) -> None:
         self.scheduler.note("world", "nothing goes wrong from here on")
