@@ -1,4 +1,6 @@
-"""For authors of backends: the contract that every backend passes, the model that it is compared with, and a clock.
+"""For tests of apps: `VirtualStorage`, which runs jobs by a clock that jumps.
+
+For authors of backends: the contract that every backend passes, the model that it is compared with, and a clock.
 
     from later.testing import StorageContract
 
@@ -28,6 +30,7 @@ from later.testing.contract import (  # noqa: E402
 )
 from later.testing.machine import StorageMachine, check_against_model  # noqa: E402
 from later.testing.model import Model, ModelStorage, ModelTransaction  # noqa: E402
+from later.testing.running import VirtualStorage  # noqa: E402
 
 __all__ = [
     "Begin",
@@ -42,5 +45,6 @@ __all__ = [
     "StorageMachine",
     "UserTransaction",
     "VirtualClock",
+    "VirtualStorage",
     "check_against_model",
 ]

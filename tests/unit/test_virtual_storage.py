@@ -1,0 +1,64 @@
+"""What `later.testing` offers for tests of apps: jobs that run at once, by a clock that jumps."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from later import JobContext, RetryAfter, Snooze, State
+from later.testing import VirtualStorage
+from tests.support.jobs import Work, jobs_of, work
+
+START = datetime(2026, 3, 28, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def test_delays_retries_and_continuations_come_at_their_times() -> None:
+    store = VirtualStorage(START)
+    seen: list[tuple[int, datetime]] = []
+
+    async def handle(ctx: JobContext[None], payload: Work) -> None:
+        seen.append((payload.n, store.now))
+        if payload.n == 1 and ctx.attempt == 1:
+            ctx.enqueue_continue(ctx.job_id, Work(n=2))
+            raise RetryAfter(HOUR)
+
+    jobs = jobs_of(work(handle), storage=store)
+    delayed = jobs.enqueue_delayed(Work(n=3), timedelta(minutes=30))
+    first = jobs.enqueue(Work(n=1))
+    assert store.run(jobs) == [first]
+    assert (jobs.get(first).state, jobs.get(delayed).state) == (State.SCHEDULED, State.SCHEDULED)
+    ran = store.run(jobs, 2 * HOUR)
+    assert ran[:2] == [delayed, first]
+    assert seen == [(1, START), (3, START + HOUR / 2), (1, START + HOUR), (2, START + HOUR)]
+    assert store.now == START + 2 * HOUR
+    assert jobs.counts().total(State.SUCCEEDED) == 3
+
+
+def test_recurring_jobs_fire_as_time_passes() -> None:
+    store = VirtualStorage(START)
+    seen: list[datetime] = []
+
+    def handle(ctx: JobContext[None], payload: Work) -> None:
+        assert ctx.recurring is not None
+        assert ctx.recurring.due == store.now
+        seen.append(store.now)
+
+    jobs = jobs_of(work(handle), storage=store)
+    jobs.enqueue_recurring("nightly", Work(), "30 2 * * *", zone="Europe/Berlin")
+    assert len(store.run(jobs, timedelta(days=3))) == 3
+    assert [at.isoformat() for at in seen] == [
+        "2026-03-29T01:00:00+00:00",  # 02:30 does not exist that day: 03:00 in Berlin
+        "2026-03-30T00:30:00+00:00",
+        "2026-03-31T00:30:00+00:00",
+    ]
+
+
+def test_jobs_without_end_are_told() -> None:
+    def handle(ctx: JobContext[None], payload: Work) -> None:
+        raise Snooze(timedelta(0))
+
+    store = VirtualStorage()
+    jobs = jobs_of(work(handle), storage=store)
+    jobs.enqueue(Work())
+    with pytest.raises(RuntimeError, match="50 have run, the last one is work"):
+        store.run(jobs, most=50)
