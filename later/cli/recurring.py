@@ -180,6 +180,11 @@ def _document(found: Recurring) -> dict[str, Any]:
         "misfire_limit": found.misfire_limit,
         "overlap": found.overlap.value,
         "jitter_seconds": found.jitter.total_seconds(),
+        "retry": found.retry
+        and {
+            "attempts": found.retry.attempts,
+            "delays_seconds": [delay.total_seconds() for delay in found.retry.delays],
+        },
         "dst_gap": found.dst_gap,
         "dst_overlap": found.dst_overlap,
         "origin": found.origin.value,
@@ -265,6 +270,9 @@ def _facts(found: Recurring, now: datetime) -> list[tuple[str, str | Text]]:
     facts.append(("overlap", str(found.overlap)))
     if found.jitter:
         facts.append(("jitter", f"up to {found.jitter}"))
+    if found.retry is not None:
+        delays = ", ".join(map(str, found.retry.delays))
+        facts.append(("attempts", f"{found.retry.attempts}" + (f", after {delays}" if delays else "")))
     facts.append(("clock changes", f"gap {found.dst_gap}, overlap {found.dst_overlap}"))
     put_by = "the code" if found.origin == "code" else "a call"
     facts.append(("put by", f"{put_by}, {found.drift}" if found.drift else put_by))

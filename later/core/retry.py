@@ -1,7 +1,7 @@
 """How often and when a job that raised is run again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
 from typing import Final
@@ -54,6 +54,10 @@ class Retry:
     def none(cls) -> "Retry":
         """Run once."""
         return cls(attempts=1)
+
+    def timed_as(self, other: "Retry") -> "Retry":
+        """This policy with the attempts and delays of `other`."""
+        return replace(self, attempts=other.attempts, delays=other.delays)
 
     def policy_for(self, error: BaseException) -> "Retry":
         """The policy that counts for `error`: the entry of `per` nearest in its class order, or this one."""

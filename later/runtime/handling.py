@@ -11,7 +11,8 @@ from typing import Any, cast
 from later.core.codec import describe_error, encode_result
 from later.core.engine.judge import End, Interrupted, Policy, Raised, Refused, Returned, Unserved, judge
 from later.core.engine.worker import Interruption
-from later.core.errors import BadPayload, BadResult, UnknownType
+from later.core.envelope import retry_of
+from later.core.errors import BadPayload, BadResult, Corrupt, UnknownType
 from later.core.lifecycle import Change
 from later.core.outcomes import Cancel, Outcome
 from later.core.records import Claim, State
@@ -113,8 +114,12 @@ class Handling:
         job_type = self._jobs.registry.by_name(claim.type)
         if job_type is None:
             return Policy(Retry())
+        try:
+            retry = retry_of(claim.payload, job_type.retry)
+        except Corrupt:  # the payload is refused for it as well
+            retry = job_type.retry
         return Policy(
-            job_type.retry,
+            retry,
             job_type.at_most_once,
             keep_succeeded=job_type.keep(State.SUCCEEDED),
             keep_failed=job_type.keep(State.FAILED),

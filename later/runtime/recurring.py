@@ -24,6 +24,7 @@ from later.core.records import Micros, Ref, RescheduleVerdict, ScheduleRecord, S
 from later.core.recurring import Definition, Misfire, Origin, Overlap, Run, Schedule, choice, schedule_of
 from later.core.recurring import changes as wishes
 from later.core.registry import Registry
+from later.core.retry import Retry
 from later.core.steps import refs_of
 from later.core.timetables import Cron, Every, Gap, Timetable, Zone
 from later.core.timetables import Overlap as ClockOverlap
@@ -65,6 +66,8 @@ class RecurringOptions(TypedDict, total=False):
     `"cancel_previous"`."""
     jitter: timedelta
     """Each job runs up to so much later, evenly spread; a day at most."""
+    retry: Retry | None
+    """Attempts and delays instead of those of the job type; its `never_on`, `only_on` and `per` hold all the same."""
     start: datetime | None
     """No time before this one."""
     end: datetime | None
@@ -119,6 +122,8 @@ class Recurring:
     misfire_limit: int = 100
     overlap: Overlap = Overlap.ALLOW
     jitter: timedelta = _NOTHING
+    retry: Retry | None = None
+    """None: that of the job type."""
     dst_gap: str = "shift"
     dst_overlap: str = "auto"
     origin: Origin = Origin.CALL
@@ -335,6 +340,7 @@ class RecurringJobs:
             misfire_limit=wanted.misfire_limit,
             overlap=wanted.overlap,
             jitter=wanted.jitter,
+            retry=wanted.retry,
             dst_gap=str(timetable.gap),
             dst_overlap=str(timetable.overlap),
             origin=wanted.origin,
@@ -379,6 +385,7 @@ def define(
         misfire_limit=options.get("misfire_limit", 100),
         overlap=choice("overlap", Overlap, options.get("overlap", Overlap.ALLOW)),
         jitter=options.get("jitter", _NOTHING),
+        retry=options.get("retry"),
         origin=origin,
     )
 

@@ -20,6 +20,7 @@ from later import (
     Misfire,
     Origin,
     Overlap,
+    Retry,
     SchemaMismatch,
     State,
     Tick,
@@ -109,6 +110,7 @@ def test_it_is_put_and_shown(jobs: BackgroundJobs[None, Any]) -> None:
         misfire_limit=7,
         overlap="queue_one",
         jitter=timedelta(minutes=5),
+        retry=Retry(3, delays=[timedelta(seconds=1), timedelta(minutes=2)]),
         dst_gap="skip",
         dst_overlap="twice",
         end=datetime(2027, 1, 1, tzinfo=UTC),
@@ -123,6 +125,7 @@ def test_it_is_put_and_shown(jobs: BackgroundJobs[None, Any]) -> None:
         {"kind": "daily"},
     )
     assert (shown.misfire, shown.misfire_limit, shown.overlap) == (Misfire.ALL, 7, Overlap.QUEUE_ONE)
+    assert shown.retry == Retry(3, delays=(timedelta(seconds=1), timedelta(minutes=2)))
     assert (shown.jitter, shown.dst_gap, shown.dst_overlap) == (timedelta(minutes=5), "skip", "twice")
     assert (shown.origin, shown.paused, shown.problem, shown.drift) == (Origin.CALL, False, None, "")
     assert (shown.start, shown.runs, shown.note, shown.note_at) == (None, (), "", None)

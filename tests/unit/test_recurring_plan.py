@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from later.core.envelope import unseal
+from later.core.envelope import retry_of, seal, unseal
 from later.core.errors import Corrupt, InvalidSchedule, SchemaMismatch, UnknownZone
 from later.core.lifecycle import Cause, Reschedule
 from later.core.records import SECOND, JobRecord, Micros, On, ScheduleRecord, State
 from later.core.recurring import Definition, Misfire, Overlap, Run, Schedule, schedule_of
 from later.core.recurring.changes import pause, put, resume, trigger
 from later.core.recurring.planning import BATCH, TOLERANCE, awaited, plan, plan_all
+from later.core.retry import Retry
 from later.core.timetables import Cron, Every, Timetable, Zone
 
 HOUR = 3600 * SECOND
@@ -65,6 +66,33 @@ def test_whoever_plans_the_same_time_makes_the_same_job() -> None:
     elsewhere = plan("other", stored(schedule), schedule, START + HOUR, None).jobs
     later = planned(schedule, START + 2 * HOUR)[0].jobs
     assert len({job.id for job in (*next(iter(jobs)), *elsewhere, *later)}) == 3
+
+
+def test_its_retry_policy_goes_with_the_job() -> None:
+    retry = Retry(3, delays=[timedelta(seconds=1), timedelta(minutes=2)])
+    change, after = planned(Schedule(definition(retry=retry), since=START), START + HOUR)
+    assert after.definition.retry == Retry(3, delays=(timedelta(seconds=1), timedelta(minutes=2)))
+    usual = Retry(7, never_on=(KeyError,))
+    assert retry_of(change.jobs[0].payload, usual) == Retry(
+        3, (timedelta(seconds=1), timedelta(minutes=2)), (KeyError,)
+    )
+    assert retry_of(b"{}", usual) is usual
+
+
+@pytest.mark.parametrize(
+    "stored", [None, 3, [], [3], [0, []], [3, [-1]], [3, ["1"]], [3, 4], [3, [1], 5], [3, [2**80]]]
+)
+def test_a_retry_policy_that_is_garbage(stored: object) -> None:
+    with pytest.raises(Corrupt):
+        retry_of(seal(b"{}", {"retry": stored}), Retry())
+
+
+@pytest.mark.parametrize(
+    "retry", [3, Retry(never_on=(KeyError,)), Retry(only_on=(KeyError,)), Retry(per={KeyError: Retry()})]
+)
+def test_what_cannot_be_its_retry_policy(retry: Any) -> None:
+    with pytest.raises(InvalidSchedule, match=r"^retry "):
+        definition(retry=retry)
 
 
 def test_before_its_time_nothing_is_made() -> None:

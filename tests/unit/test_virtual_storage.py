@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from later import JobContext, RetryAfter, Snooze, State
+from later import JobContext, Retry, RetryAfter, Snooze, State
 from later.testing import VirtualStorage
 from tests.support.jobs import Work, jobs_of, work
 
@@ -51,6 +51,19 @@ def test_recurring_jobs_fire_as_time_passes() -> None:
         "2026-03-30T00:30:00+00:00",
         "2026-03-31T00:30:00+00:00",
     ]
+
+
+def test_a_recurring_job_has_its_own_attempts() -> None:
+    store = VirtualStorage(START)
+
+    def handle(ctx: JobContext[None], payload: Work) -> None:
+        raise ValueError
+
+    jobs = jobs_of(work(handle), storage=store)
+    jobs.enqueue_recurring("twice", Work(), every=HOUR, retry=Retry(2, delays=[timedelta(seconds=1)]))
+    [first, again] = store.run(jobs, HOUR + timedelta(seconds=2))
+    assert first == again
+    assert (jobs.get(first).state, jobs.get(first).attempt) == (State.FAILED, 2)
 
 
 def test_jobs_without_end_are_told() -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
-from later.core.envelope import seal
+from later.core.envelope import seal, write_retry
 from later.core.errors import LaterError
 from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.records import SECOND, JobRecord, Micros, NewJob, On, ScheduleRecord, State
@@ -97,8 +97,11 @@ def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, prev
 
 
 def sealed(schedule_id: str, wanted: Definition, due: Micros) -> bytes:
-    """The payload, with which time of which schedule it is for."""
-    return seal(wanted.payload, {"recurring": [schedule_id, due]})
+    """The payload, with which time of which schedule it is for, and the policy of the schedule."""
+    headers: dict[str, object] = {"recurring": [schedule_id, due]}
+    if wanted.retry is not None:
+        headers["retry"] = write_retry(wanted.retry)
+    return seal(wanted.payload, headers)
 
 
 def added(runs: tuple[Run, ...], *new: Run) -> tuple[Run, ...]:

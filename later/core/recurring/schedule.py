@@ -5,9 +5,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeVar
 
-from later.core.envelope import seal, unseal
+from later.core.envelope import read_retry, seal, unseal, write_retry
 from later.core.errors import Corrupt, InvalidSchedule, SchemaMismatch, UnknownZone
 from later.core.records import Micros, ScheduleRecord
+from later.core.retry import Retry
 from later.core.timetables import Timetable
 
 VERSION: Final = 1
@@ -72,6 +73,8 @@ class Definition:
     overlap: Overlap = Overlap.ALLOW
     jitter: timedelta = _ZERO
     """The longest that a job runs after its time."""
+    retry: Retry | None = None
+    """Attempts and delays instead of those of the job type."""
     origin: Origin = Origin.CALL
 
     def __post_init__(self) -> None:
@@ -82,6 +85,19 @@ class Definition:
             raise InvalidSchedule(f"misfire_limit {limit!r} is not a whole number from 1 to {MOST_MISSED}")
         if not isinstance(self.jitter, timedelta) or not _ZERO <= self.jitter <= LONGEST_JITTER:
             raise InvalidSchedule(f"jitter {self.jitter!r} is not a timedelta of zero to one day")
+        if self.retry is not None:
+            _check_retry(self.retry)
+            object.__setattr__(self, "retry", Retry(self.retry.attempts, tuple(self.retry.delays)))
+
+
+def _check_retry(retry: object) -> None:
+    if not isinstance(retry, Retry):
+        raise InvalidSchedule(f"retry {retry!r} is not a policy: give Retry(attempts=...) or Retry.none()")
+    if retry.never_on or retry.only_on or retry.per:
+        raise InvalidSchedule(
+            "retry of a recurring job has never_on, only_on or per: it is stored, and names of exceptions are never "
+            "looked up from what is stored. Give these to job_type(retry=...), and attempts and delays here"
+        )
 
 
 class Run(NamedTuple):
@@ -122,6 +138,7 @@ class Schedule:
                 "misfire_limit": wanted.misfire_limit,
                 "overlap": wanted.overlap,
                 "jitter": wanted.jitter // _MICROSECOND,
+                "retry": None if wanted.retry is None else write_retry(wanted.retry),
                 "origin": wanted.origin,
                 "since": self.since,
                 "paused": self.paused,
@@ -164,6 +181,7 @@ def schedule_of(record: ScheduleRecord) -> Schedule:
                 misfire_limit=stored["misfire_limit"],
                 overlap=stored["overlap"],
                 jitter=_as(int, stored["jitter"]) * _MICROSECOND,
+                retry=None if stored["retry"] is None else read_retry(stored["retry"]),
                 origin=stored["origin"],
             ),
             since=_as(int, stored["since"]),
