@@ -1,4 +1,4 @@
-"""For tests of apps: `VirtualStorage`, which runs jobs by a clock that jumps.
+"""For tests of apps: `VirtualStorage`, which runs jobs by a clock that jumps, and the fixture `virtual_storage`.
 
 For authors of backends: the contract that every backend passes, the model that it is compared with, and a clock.
 
@@ -30,7 +30,7 @@ from later.testing.contract import (  # noqa: E402
 )
 from later.testing.machine import StorageMachine, check_against_model  # noqa: E402
 from later.testing.model import Model, ModelStorage, ModelTransaction  # noqa: E402
-from later.testing.running import VirtualStorage  # noqa: E402
+from later.testing.running import VirtualStorage, virtual_storage  # noqa: E402
 
 __all__ = [
     "Begin",
@@ -47,4 +47,5 @@ __all__ = [
     "VirtualClock",
     "VirtualStorage",
     "check_against_model",
+    "virtual_storage",
 ]

@@ -5,23 +5,29 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import pytest
+from pydantic import BaseModel
 
 from later.backends.memory import Memory
 from later.backends.memory.storage import MemoryStorage
 from later.core.engine.keeper import LIMIT, TICKS
+from later.core.errors import UndeclaredPayload
 from later.core.ports import StorageOptions
-from later.core.records import SECOND, Claimant, ServerInfo
+from later.core.records import SECOND, Claimant, JobQuery, ServerInfo
 from later.core.recurring.planning import awaited, plan_all
 from later.core.timetables.timetable import micros
 from later.runtime.handling import Handling, Stop
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.ticks import to_datetime
-from later.testing.clock import VirtualClock
+from later.testing.clock import VirtualClock, wall_clock
 
 _BY: Final = Claimant("test", "0")
 _LEASE: Final = 200 * 365 * 86_400 * SECOND
 _MICROSECOND: Final = timedelta(microseconds=1)
+
+_Payload = TypeVar("_Payload", bound=BaseModel)
 
 
 class VirtualStorage:
@@ -29,7 +35,7 @@ class VirtualStorage:
 
     def __init__(self, now: datetime | None = None) -> None:
         """now: what the clock shows at first; the real time when left out."""
-        self.clock = VirtualClock() if now is None else VirtualClock(micros(now))
+        self.clock = VirtualClock(wall_clock() if now is None else micros(now))
         self._memory = Memory()
 
     @property
@@ -63,6 +69,30 @@ class VirtualStorage:
                 self.clock.advance(ends - self.clock())
                 return ran
             self.clock.advance(next_in)
+
+    def enqueued(self, jobs: BackgroundJobs[Any, Any], kind: type[_Payload]) -> list[_Payload]:
+        """The payloads of this type that have been enqueued, in the order in which they were, whatever has become of
+        the jobs: for assertions. Raises UndeclaredPayload."""
+        job_type = jobs.registry.by_payload(kind)
+        if job_type is None:
+            raise UndeclaredPayload(f"{kind.__name__} is not declared as a payload of a job type")
+        ids: list[str] = []
+        page = jobs.find(query := JobQuery(types=frozenset({job_type.name}), limit=1000))
+        while True:
+            ids += [job.id for job in page.jobs]
+            if page.next is None:
+                break
+            page = jobs.find(replace(query, after=page.next))
+        found = [details.job for details in jobs.storage().get(ids) if details is not None]
+        found.sort(key=lambda job: (job.created_at, job.id))  # ids that `later` makes rise
+        payloads = [job_type.decode(job.payload) for job in found]
+        return [payload for payload in payloads if isinstance(payload, kind)]
+
+
+@pytest.fixture
+def virtual_storage() -> VirtualStorage:
+    """A `VirtualStorage` for one test. `from later.testing import virtual_storage` in a conftest.py makes it known."""
+    return VirtualStorage()
 
 
 def _upkeep(jobs: BackgroundJobs[Any, Any]) -> int | None:

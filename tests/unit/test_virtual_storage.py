@@ -3,13 +3,20 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pydantic import BaseModel
 
-from later import JobContext, Retry, RetryAfter, Snooze, State
-from later.testing import VirtualStorage
+from later import JobContext, Retry, RetryAfter, Snooze, State, UndeclaredPayload
+from later.testing import VirtualStorage, virtual_storage
 from tests.support.jobs import Work, jobs_of, work
+
+__all__ = ["virtual_storage"]
 
 START = datetime(2026, 3, 28, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+
+
+class Other(BaseModel):
+    """Not declared."""
 
 
 def test_delays_retries_and_continuations_come_at_their_times() -> None:
@@ -64,6 +71,27 @@ def test_a_recurring_job_has_its_own_attempts() -> None:
     [first, again] = store.run(jobs, HOUR + timedelta(seconds=2))
     assert first == again
     assert (jobs.get(first).state, jobs.get(first).attempt) == (State.FAILED, 2)
+
+
+def test_it_begins_now(virtual_storage: VirtualStorage) -> None:
+    assert abs(virtual_storage.now - datetime.now(UTC)) < HOUR
+
+
+def test_what_was_enqueued_is_told_in_order_whatever_became_of_it(virtual_storage: VirtualStorage) -> None:
+    jobs = jobs_of(work(lambda ctx, payload: None), storage=virtual_storage)
+    assert virtual_storage.enqueued(jobs, Work) == []
+    payloads = [Work(n=n) for n in range(1100)]
+    jobs.enqueue_many(payloads[:1000])
+    virtual_storage.run(jobs, timedelta(seconds=1))
+    for payload in payloads[1000:]:
+        jobs.enqueue_delayed(payload, HOUR)
+    assert virtual_storage.enqueued(jobs, Work) == payloads
+
+
+def test_what_cannot_have_been_enqueued(virtual_storage: VirtualStorage) -> None:
+    jobs = jobs_of(work(lambda ctx, payload: None), storage=virtual_storage)
+    with pytest.raises(UndeclaredPayload, match="Other is not declared"):
+        virtual_storage.enqueued(jobs, Other)
 
 
 def test_jobs_without_end_are_told() -> None:
