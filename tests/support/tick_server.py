@@ -1,4 +1,4 @@
-"""`python -m tests.support.tick_server URL`: a server of an app with nothing but a recurring job, until it is killed."""
+"""`python -m tests.support.tick_server URL`: a server of an app with nothing but a recurring job, until killed."""
 
 import signal
 import sys
