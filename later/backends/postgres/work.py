@@ -179,9 +179,10 @@ class Work:
             self._awaiting[row.job.parent or ""].append(row)
 
     def _will_be_asked(self) -> list[str]:
-        """Ended jobs whose children nobody has asked for yet."""
+        """Jobs that this transaction has ended and whose children nobody has asked for yet. Not those that had ended
+        before: nobody would tell what was asked for."""
         known = self._awaiting.keys() | self._told.keys()
-        rows = (row for row in self._rows.values() if row is not None)
+        rows = self._changed.values()
         return [row.job.id for row in rows if row.has_children and row.job.state.ended and row.job.id not in known]
 
     def _next_awaiting(self, parents: Sequence[str], after: int) -> list[Row]:

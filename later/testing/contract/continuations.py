@@ -193,3 +193,15 @@ class ContinuationContract(StorageFixtures):
         bench.add(new_job("of-second", parent="second"), new_job("of-first", parent="first"))
         applied = bench.storage.apply([report(first, Cause.SUCCEED), report(second, Cause.SUCCEED)])
         assert [ids(item.enqueued) for item in applied] == [["of-first"], ["of-second"]]
+
+    def test_a_report_that_is_repeated_forgets_no_children(self, bench: Bench) -> None:
+        """The reply to a report was lost, and it comes again beside the end of another parent, while children of the
+        first are still to be told."""
+        first, second = bench.start("first"), bench.start("second")
+        many = [f"child-{number:05}" for number in range(CASCADE + 10)]
+        bench.add(*(new_job(child, parent="first") for child in many), new_job("other", parent="second"))
+        told = ids(bench.move(report(first, Cause.SUCCEED)).enqueued)
+        repeated, ended = bench.storage.apply([report(first, Cause.SUCCEED), report(second, Cause.SUCCEED)])
+        assert (repeated.verdict, ended.verdict) == (Verdict.REPEATED, Verdict.APPLIED)
+        told += [*ids(repeated.enqueued), *ids(ended.enqueued), *bench.go_on()]
+        assert sorted(told) == [*many, "other"]
