@@ -139,7 +139,7 @@ def statements_of_work(sql: Statements) -> dict[str, tuple[Any, dict[str, Any]]]
     assert ends is not None
     assert plain is not None
     at = {**now, "limit": 10, "again_in": 1, "dead": "{}", "lapsed": "{}", "server": "s", "threshold": 100}
-    ids = {"ids": '{"job-1","old-5"}', "parents": '{"job-1","old-5"}'}
+    ids = {"ids": '{"job-1","old-5"}', "parents": '{"job-1","old-5"}', "after": 0}
     seen = {"states": '{"Succeeded"}', "queues": None, "types": None, "after_at": 2**62, "after_id": "", "limit": 50}
     return {
         "claim_next": (sql.claim_next(2), claim),
