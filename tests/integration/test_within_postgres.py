@@ -411,16 +411,24 @@ def test_a_parent_that_is_removed_before_the_commit(storage: PostgresStorage, co
     assert (state(storage, "child"), state(storage, "anyway")) == (State.DELETED, State.ENQUEUED)
 
 
-def test_a_parent_is_kept_for_a_child_that_nobody_has_looked_at(storage: PostgresStorage, connect: Connect) -> None:
-    storage.insert([new_job("parent")])
+@pytest.mark.parametrize(("cause", "on"), [(Cause.SUCCEED, On.SUCCEEDED), (Cause.FAIL, On.FAILED)])
+def test_a_parent_is_kept_for_a_child_that_nobody_has_looked_at(
+    storage: PostgresStorage, connect: Connect, cause: Cause, on: On
+) -> None:
+    """However many there are: upkeep looks at some hundreds at once."""
+    storage.insert([new_job("parent"), new_job("other")])
     connection = connect()
-    storage.insert_within(connection, [new_job("child", "parent", On.FAILED)])
+    many = [new_job(f"a-{number:03}", "other") for number in range(600)]
+    storage.insert_within(connection, [*many, new_job("child", "parent", on)])
     connection.commit()
     [claim] = storage.exchange(BY, refs=[Ref("parent", 1, "q", 0)]).by_ref
     assert claim is not None
-    storage.exchange(BY, [Change("parent", Cause.FAIL, "", claim.epoch, BY.server, keep=0)])
-    storage.prune(10)
+    storage.exchange(BY, [Change("parent", cause, "", claim.epoch, BY.server, keep=0)])
+    assert storage.prune(10) == 0
+    storage.promote(10)
+    storage.promote(10)
     assert state(storage, "child") is State.ENQUEUED
+    assert storage.prune(10) == (1 if cause is Cause.FAIL else 0)
 
 
 def race(storage: PostgresStorage, connection: Connection, rounds: int) -> list[State]:

@@ -541,8 +541,6 @@ class PostgresStorage(Storage):
     @override
     def prune(self, limit: int) -> int:
         sql = self._sql()
-        # The parent of a continuation that nobody has looked at yet may look childless.
-        self._settle()
 
         def work(session: Session) -> tuple[int, list[Ref]]:
             rows = Work(session, sql)

@@ -197,7 +197,7 @@ LIMIT 1;
 WITH {moment}
 SELECT {job}
 FROM {schema}.ended AS j
-WHERE j.app = {app} AND j.expires_at <= {now} AND (j.state = 'Failed' OR {childless})
+WHERE j.app = {app} AND j.expires_at <= {now} AND (j.state = 'Failed' OR {childless}) AND {settled_with}
 ORDER BY j.expires_at, j.id
 LIMIT %(limit)s
 FOR UPDATE SKIP LOCKED;
@@ -209,11 +209,16 @@ FOR UPDATE SKIP LOCKED;
     OR (SELECT true FROM {schema}.job AS child WHERE child.app = {app} AND child.parent = j.id LIMIT 1) IS NULL
 )
 
+-- fragment: settled_with
+-- No continuation of the job, committed within a transaction of the user's, is still to be looked at: it waits for the
+-- state that the job is in now.
+j.id NOT IN (SELECT u.parent FROM {schema}.unsettled AS u WHERE u.app = {app})
+
 -- name: remove
 -- Asks once more about children: one may have been inserted before the row was locked.
 WITH gone AS (
     DELETE FROM {schema}.ended AS j
-    WHERE j.app = {app} AND j.id = ANY(%(ids)s::text[]) AND {childless}
+    WHERE j.app = {app} AND j.id = ANY(%(ids)s::text[]) AND {childless} AND {settled_with}
     RETURNING j.num, j.queue, j.state
 ), counted AS (
     INSERT INTO {schema}.tally (app, jobs, queue, state)
