@@ -228,6 +228,22 @@ def test_missed_times_that_may_not_overlap(
     assert change.next_at == START + 6 * HOUR
 
 
+@pytest.mark.parametrize("overlap", [each for each in Overlap if each is not Overlap.ALLOW])
+def test_times_that_get_no_job_are_not_looked_for_one_by_one(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Micros] = []
+    last_until = Timetable.last_until
+
+    def counted(self: Timetable, instant: Micros) -> Micros | None:
+        looks.append(instant)
+        return last_until(self, instant)
+
+    monkeypatch.setattr(Timetable, "last_until", counted)
+    wanted = definition(misfire=Misfire.ALL, misfire_limit=1000, overlap=overlap)
+    change, _ = planned(Schedule(wanted, since=START), START + 2000 * HOUR)
+    assert dues(change)[-1] == 2000
+    assert len(looks) <= 3
+
+
 def test_jitter_delays_the_job_and_not_the_schedule() -> None:
     wanted = definition(jitter=timedelta(minutes=10))
     late = set[int]()

@@ -122,16 +122,20 @@ def _tick_job(app: str, schedule_id: str, wanted: Definition, due: Micros) -> Ne
 
 
 def _missed(wanted: Definition, since: Micros, now: Micros) -> tuple[Micros, ...]:
-    """The times after `since` that are to have a job, as far as others do not stand in the way; oldest first."""
+    """The times after `since` that are to have a job, as far as others do not stand in the way; oldest first.
+
+    The last two at most where jobs may not overlap: `_fired` uses no more."""
     timetable = wanted.timetable
     latest = timetable.last_until(now)
     if latest is None or latest <= since or (wanted.misfire is Misfire.SKIP and now - latest > TOLERANCE):
         return ()
     if wanted.misfire is not Misfire.ALL:
         return (latest,)
+    # Looking at each of many times, only to drop them, would keep the heartbeat waiting.
+    limit = wanted.misfire_limit if wanted.overlap is Overlap.ALLOW else min(wanted.misfire_limit, 2)
     times: list[Micros] = []
     at: Micros | None = latest
-    while at is not None and at > since and len(times) < wanted.misfire_limit:
+    while at is not None and at > since and len(times) < limit:
         times.append(at)
         at = timetable.last_until(at - 1)
     return tuple(reversed(times))
