@@ -617,19 +617,19 @@ class Keeper:
     # --- the upkeep
 
     def _unsettled(self) -> bool:
-        """Whether claims of dead workers are still to be taken back."""
-        return self._leased and bool(self._unlisted or self._changes)
+        """Whether claims of dead workers are still to be taken back, or jobs to be stored whose time counts as done."""
+        return bool(self._orphans) or (self._leased and bool(self._unlisted or self._changes))
 
     def _upkeep_lane(self, now: float, out: list[Command]) -> None:
         if self._upkeep_call is not None or now < self._upkeep_after:
             return
         if self._changes and self._leased:
             self._upkeep_call = Apply(self._changes)
+        elif self._orphans:
+            self._upkeep_call = Insert(self._orphans)
         elif self._stop_by is not None:
             if self._unsettled() and self._server is not None:
                 self._upkeep_call = self._list_held(self._server.id)
-        elif self._orphans:
-            self._upkeep_call = Insert(self._orphans)
         elif self._firing:
             self._upkeep_call = Fire(self._firing)
         elif self._due_found is not None:
