@@ -440,6 +440,32 @@ def test_only_those_that_may_not_overlap_ask_for_the_job_before() -> None:
 
 
 @pytest.mark.parametrize(
+    ("long", "by_hand", "made"),
+    [
+        (State.PROCESSING, State.SUCCEEDED, 0),
+        (State.PROCESSING, None, 0),
+        (State.SUCCEEDED, State.PROCESSING, 0),
+        (None, State.PROCESSING, 0),
+        (State.SUCCEEDED, State.SUCCEEDED, 1),
+        (None, None, 1),
+    ],
+)
+def test_a_run_by_hand_does_not_hide_the_job_of_the_time(long: State | None, by_hand: State | None, made: int) -> None:
+    runs = (Run(START - HOUR, "older"), Run(START, "long"), Run(START + 1, "by hand", manual=True))
+    record = stored(Schedule(definition(overlap=Overlap.SKIP), since=START, runs=runs), START + HOUR)
+    assert awaited([record]) == ["long", "by hand"]
+    states = {"long": long, "by hand": by_hand}
+    jobs = {name: replace(previous(state, 1), id=name) for name, state in states.items() if state is not None}
+    [change] = plan_all("app", [record], START + HOUR, jobs, 100).changes
+    assert len(change.jobs) == made
+
+
+def test_runs_by_hand_alone_are_asked_for_all() -> None:
+    runs = (Run(1, "a", manual=True), Run(2, "b", manual=True))
+    assert awaited([stored(Schedule(definition(overlap=Overlap.SKIP), 0, runs=runs))]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {"misfire": "never"},
