@@ -671,6 +671,21 @@ def test_such_a_job_is_stored_before_the_server_stops(bench: Bench, stopped_firs
     assert bench.has(Unregister)
 
 
+def test_more_schedules_than_it_can_fire_do_not_keep_it_from_the_rest() -> None:
+    bench = Bench(broker=True).start()
+    seen: set[type[keeper.Command]] = set()
+    ends = bench.now + 2 * keeper.PRUNE
+    while bench.now < ends and not {FindUnpublished, Prune} <= seen:
+        bench.until(FindDue)
+        bench.take(FindDue)
+        bench.feed(DueFound(Due(NOW, (minutely(),), 0)))
+        bench.take(Fire)
+        bench.now += 0.1
+        bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+        seen |= {kind for kind in (FindUnpublished, Prune) if bench.has(kind)}
+    assert {FindUnpublished, Prune} <= seen
+
+
 def test_unreadable_schedules_are_told_once_and_take_no_place(bench: Bench) -> None:
     garbage = tuple(ScheduleRecord(f"bad{n}", 1, NOW - n, b"?") for n in range(3))
     assert bench.answer(FindDue, DueFound(Due(NOW, (*garbage, minutely()), None)))

@@ -466,6 +466,8 @@ class Keeper:
     _listing: set[str] = field(default_factory=set[str])
     """Those of them that the ListHeld under way is for."""
     _changes: tuple[Change, ...] = ()
+    _ticked: bool = False
+    """The last chore was TICK."""
     _due_found: records.Due | None = None
     """Recurring jobs for whose plans the state of jobs is missing."""
     _firing: tuple[Reschedule, ...] = ()
@@ -640,9 +642,11 @@ class Keeper:
             out.append(self._upkeep_call)
 
     def _next_chore(self, now: float) -> UpkeepCommand | None:
-        for chore in _EVERY:
+        # With more recurring jobs than get done TICK is always due; what comes after it has its turns all the same.
+        for chore in sorted(_EVERY, key=lambda chore: (self._ticked and chore is _Chore.TICK, chore)):
             if now < self._due.get(chore, now + 1):
                 continue
+            self._ticked = chore is _Chore.TICK
             self._due[chore] = now + _EVERY[chore] * self.random.uniform(0.75, 1.0)
             match chore:
                 case _Chore.RECONCILE:
