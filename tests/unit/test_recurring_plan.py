@@ -95,6 +95,12 @@ def test_what_cannot_be_its_retry_policy(retry: Any) -> None:
         definition(retry=retry)
 
 
+def test_a_retry_policy_stays_small() -> None:
+    definition(retry=Retry(200, delays=[timedelta(seconds=1)] * 100))
+    with pytest.raises(InvalidSchedule, match=r"^retry has 101 delays; the most are 100"):
+        definition(retry=Retry(200, delays=[timedelta(seconds=1)] * 101))
+
+
 def test_before_its_time_nothing_is_made() -> None:
     change, _ = planned(Schedule(definition(), since=START), START + HOUR - 1)
     assert (change.jobs, change.next_at) == ((), START + HOUR)
