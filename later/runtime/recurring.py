@@ -67,7 +67,8 @@ class RecurringOptions(TypedDict, total=False):
     jitter: timedelta
     """Each job runs up to so much later, evenly spread; a day at most."""
     retry: Retry | None
-    """Attempts and delays instead of those of the job type; its `never_on`, `only_on` and `per` hold all the same."""
+    """Attempts and delays, 100 at most, instead of those of the job type; its `never_on`, `only_on` and `per` hold all
+    the same."""
     start: datetime | None
     """No time before this one."""
     end: datetime | None

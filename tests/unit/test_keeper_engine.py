@@ -652,6 +652,40 @@ def test_a_job_whose_predecessor_has_gone_meanwhile_is_stored_all_the_same() -> 
     assert not bench.has(Insert)
 
 
+@pytest.mark.parametrize("stopped_first", [True, False])
+def test_such_a_job_is_stored_before_the_server_stops(bench: Bench, stopped_first: bool) -> None:
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a", Overlap.QUEUE_ONE, Run(1, "old")),), None)))
+    bench.take(GetJobs)
+    running = JobRecord("old", "send", "q", 0, b"", State.PROCESSING, 1, 1, 0, 3, 0, 0)
+    bench.feed(JobsFound([JobDetails(running, ())]))
+    bench.take(Fire)
+    gone = Fired([done(RescheduleVerdict.APPLIED, Inserted(InsertVerdict.NO_PARENT, None, None))])
+    for event in (StopWanted(), gone) if stopped_first else (gone, StopWanted()):
+        bench.feed(event)
+    assert not bench.has(Unregister)
+    bench.take(Insert)
+    bench.feed(UpkeepFailed())
+    bench.until(Insert)
+    bench.take(Insert)
+    bench.feed(InsertDone([Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)]))
+    assert bench.has(Unregister)
+
+
+def test_more_schedules_than_it_can_fire_do_not_keep_it_from_the_rest() -> None:
+    bench = Bench(broker=True).start()
+    seen: set[type[keeper.Command]] = set()
+    ends = bench.now + 2 * keeper.PRUNE
+    while bench.now < ends and not {FindUnpublished, Prune} <= seen:
+        bench.until(FindDue)
+        bench.take(FindDue)
+        bench.feed(DueFound(Due(NOW, (minutely(),), 0)))
+        bench.take(Fire)
+        bench.now += 0.1
+        bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+        seen |= {kind for kind in (FindUnpublished, Prune) if bench.has(kind)}
+    assert {FindUnpublished, Prune} <= seen
+
+
 def test_unreadable_schedules_are_told_once_and_take_no_place(bench: Bench) -> None:
     garbage = tuple(ScheduleRecord(f"bad{n}", 1, NOW - n, b"?") for n in range(3))
     assert bench.answer(FindDue, DueFound(Due(NOW, (*garbage, minutely()), None)))

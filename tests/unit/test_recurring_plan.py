@@ -95,6 +95,12 @@ def test_what_cannot_be_its_retry_policy(retry: Any) -> None:
         definition(retry=retry)
 
 
+def test_a_retry_policy_stays_small() -> None:
+    definition(retry=Retry(200, delays=[timedelta(seconds=1)] * 100))
+    with pytest.raises(InvalidSchedule, match=r"^retry has 101 delays; the most are 100"):
+        definition(retry=Retry(200, delays=[timedelta(seconds=1)] * 101))
+
+
 def test_before_its_time_nothing_is_made() -> None:
     change, _ = planned(Schedule(definition(), since=START), START + HOUR - 1)
     assert (change.jobs, change.next_at) == ((), START + HOUR)
@@ -226,6 +232,22 @@ def test_missed_times_that_may_not_overlap(
     assert [job.parent for job in change.jobs] == [first if parent == "first" else parent for parent in parents]
     assert after.note == f"{5 - len(made)} times made no job: they were missed, and overlap is {overlap}"
     assert change.next_at == START + 6 * HOUR
+
+
+@pytest.mark.parametrize("overlap", [each for each in Overlap if each is not Overlap.ALLOW])
+def test_times_that_get_no_job_are_not_looked_for_one_by_one(overlap: Overlap, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Micros] = []
+    last_until = Timetable.last_until
+
+    def counted(self: Timetable, instant: Micros) -> Micros | None:
+        looks.append(instant)
+        return last_until(self, instant)
+
+    monkeypatch.setattr(Timetable, "last_until", counted)
+    wanted = definition(misfire=Misfire.ALL, misfire_limit=1000, overlap=overlap)
+    change, _ = planned(Schedule(wanted, since=START), START + 2000 * HOUR)
+    assert dues(change)[-1] == 2000
+    assert len(looks) <= 3
 
 
 def test_jitter_delays_the_job_and_not_the_schedule() -> None:
@@ -421,6 +443,32 @@ def test_only_those_that_may_not_overlap_ask_for_the_job_before() -> None:
         Schedule(definition(overlap=Overlap.SKIP), 0, runs=runs),
     ]
     assert awaited(map(stored, schedules)) == ["last"]
+
+
+@pytest.mark.parametrize(
+    ("long", "by_hand", "made"),
+    [
+        (State.PROCESSING, State.SUCCEEDED, 0),
+        (State.PROCESSING, None, 0),
+        (State.SUCCEEDED, State.PROCESSING, 0),
+        (None, State.PROCESSING, 0),
+        (State.SUCCEEDED, State.SUCCEEDED, 1),
+        (None, None, 1),
+    ],
+)
+def test_a_run_by_hand_does_not_hide_the_job_of_the_time(long: State | None, by_hand: State | None, made: int) -> None:
+    runs = (Run(START - HOUR, "older"), Run(START, "long"), Run(START + 1, "by hand", manual=True))
+    record = stored(Schedule(definition(overlap=Overlap.SKIP), since=START, runs=runs), START + HOUR)
+    assert awaited([record]) == ["long", "by hand"]
+    states = {"long": long, "by hand": by_hand}
+    jobs = {name: replace(previous(state, 1), id=name) for name, state in states.items() if state is not None}
+    [change] = plan_all("app", [record], START + HOUR, jobs, 100).changes
+    assert len(change.jobs) == made
+
+
+def test_runs_by_hand_alone_are_asked_for_all() -> None:
+    runs = (Run(1, "a", manual=True), Run(2, "b", manual=True))
+    assert awaited([stored(Schedule(definition(overlap=Overlap.SKIP), 0, runs=runs))]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

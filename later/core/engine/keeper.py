@@ -466,6 +466,8 @@ class Keeper:
     _listing: set[str] = field(default_factory=set[str])
     """Those of them that the ListHeld under way is for."""
     _changes: tuple[Change, ...] = ()
+    _ticked: bool = False
+    """The last chore was TICK."""
     _due_found: records.Due | None = None
     """Recurring jobs for whose plans the state of jobs is missing."""
     _firing: tuple[Reschedule, ...] = ()
@@ -617,19 +619,19 @@ class Keeper:
     # --- the upkeep
 
     def _unsettled(self) -> bool:
-        """Whether claims of dead workers are still to be taken back."""
-        return self._leased and bool(self._unlisted or self._changes)
+        """Whether claims of dead workers are still to be taken back, or jobs to be stored whose time counts as done."""
+        return bool(self._orphans) or (self._leased and bool(self._unlisted or self._changes))
 
     def _upkeep_lane(self, now: float, out: list[Command]) -> None:
         if self._upkeep_call is not None or now < self._upkeep_after:
             return
         if self._changes and self._leased:
             self._upkeep_call = Apply(self._changes)
+        elif self._orphans:
+            self._upkeep_call = Insert(self._orphans)
         elif self._stop_by is not None:
             if self._unsettled() and self._server is not None:
                 self._upkeep_call = self._list_held(self._server.id)
-        elif self._orphans:
-            self._upkeep_call = Insert(self._orphans)
         elif self._firing:
             self._upkeep_call = Fire(self._firing)
         elif self._due_found is not None:
@@ -640,9 +642,11 @@ class Keeper:
             out.append(self._upkeep_call)
 
     def _next_chore(self, now: float) -> UpkeepCommand | None:
-        for chore in _EVERY:
+        # With more recurring jobs than get done TICK is always due; what comes after it has its turns all the same.
+        for chore in sorted(_EVERY, key=lambda chore: (self._ticked and chore is _Chore.TICK, chore)):
             if now < self._due.get(chore, now + 1):
                 continue
+            self._ticked = chore is _Chore.TICK
             self._due[chore] = now + _EVERY[chore] * self.random.uniform(0.75, 1.0)
             match chore:
                 case _Chore.RECONCILE:

@@ -43,7 +43,7 @@ def awaited(records: Iterable[ScheduleRecord]) -> list[str]:
         except LaterError:
             continue  # `plan_all` tells
         if schedule.runs and schedule.definition.overlap is not Overlap.ALLOW:
-            jobs.append(schedule.runs[-1].job)
+            jobs += (run.job for run in _latest(schedule))
     return jobs
 
 
@@ -62,14 +62,16 @@ def plan_all(
         except LaterError as error:
             unreadable[record.id] = str(error)
             continue
-        change = plan(app, record, schedule, now, jobs.get(schedule.runs[-1].job) if schedule.runs else None)
+        latest = [jobs[run.job] for run in _latest(schedule) if run.job in jobs]
+        previous = next((job for job in reversed(latest) if not job.state.ended), None)
+        change = plan(app, record, schedule, now, previous)
         made += len(change.jobs)
         changes.append(change)
     return Plans(tuple(changes), unreadable, more=False)
 
 
 def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, previous: JobRecord | None) -> Reschedule:
-    """What to do at the storage's time `now`. `previous`: the job of the last run, None when it is gone.
+    """What to do at the storage's time `now`. `previous`: the last job that has not ended, None when there is none.
 
     Makes at most `BATCH` jobs; the change is due at once then, as long as times are left.
     """
@@ -108,6 +110,13 @@ def added(runs: tuple[Run, ...], *new: Run) -> tuple[Run, ...]:
     return (*runs, *new)[-RUNS:]
 
 
+def _latest(schedule: Schedule) -> tuple[Run, ...]:
+    """The run of the last time and those that were asked for since: one of these that has ended does not tell that the
+    job of the time has."""
+    times = [number for number, run in enumerate(schedule.runs) if not run.manual]
+    return schedule.runs[times[-1] if times else 0 :]
+
+
 def _tick_job(app: str, schedule_id: str, wanted: Definition, due: Micros) -> NewJob:
     """The job of one time. Its id is made of the time, so that one time never makes two."""
     return NewJob(
@@ -122,16 +131,20 @@ def _tick_job(app: str, schedule_id: str, wanted: Definition, due: Micros) -> Ne
 
 
 def _missed(wanted: Definition, since: Micros, now: Micros) -> tuple[Micros, ...]:
-    """The times after `since` that are to have a job, as far as others do not stand in the way; oldest first."""
+    """The times after `since` that are to have a job, as far as others do not stand in the way; oldest first.
+
+    The last two at most where jobs may not overlap: `_fired` uses no more."""
     timetable = wanted.timetable
     latest = timetable.last_until(now)
     if latest is None or latest <= since or (wanted.misfire is Misfire.SKIP and now - latest > TOLERANCE):
         return ()
     if wanted.misfire is not Misfire.ALL:
         return (latest,)
+    # Looking at each of many times, only to drop them, would keep the heartbeat waiting.
+    limit = wanted.misfire_limit if wanted.overlap is Overlap.ALLOW else min(wanted.misfire_limit, 2)
     times: list[Micros] = []
     at: Micros | None = latest
-    while at is not None and at > since and len(times) < wanted.misfire_limit:
+    while at is not None and at > since and len(times) < limit:
         times.append(at)
         at = timetable.last_until(at - 1)
     return tuple(reversed(times))

@@ -18,6 +18,9 @@ RUNS: Final = 10
 """How many of its last runs a schedule remembers."""
 
 MOST_MISSED: Final = 1000
+MOST_DELAYS: Final = 100
+"""Of a retry policy: it travels with every job."""
+
 LONGEST_JITTER: Final = timedelta(days=1)
 
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -93,6 +96,10 @@ class Definition:
 def _check_retry(retry: object) -> None:
     if not isinstance(retry, Retry):
         raise InvalidSchedule(f"retry {retry!r} is not a policy: give Retry(attempts=...) or Retry.none()")
+    if len(retry.delays) > MOST_DELAYS:
+        raise InvalidSchedule(
+            f"retry has {len(retry.delays)} delays; the most are {MOST_DELAYS}, and the last one repeats"
+        )
     if retry.never_on or retry.only_on or retry.per:
         raise InvalidSchedule(
             "retry of a recurring job has never_on, only_on or per: it is stored, and names of exceptions are never "
