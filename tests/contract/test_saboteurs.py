@@ -108,6 +108,7 @@ def test_a_broken_storage_of_a_pair_fails_the_tests_told(
     assert failed(pytester, module, tests) == set(tests)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", [k for k in saboteurs.STORAGES if k.by_history], ids=lambda kind: kind.__name__)
 def test_a_broken_storage_differs_from_the_model_in_some_history(kind: type[Saboteur]) -> None:
     """None shortened: whether they differ, not where, is the question here. Nearly the same histories at each time:

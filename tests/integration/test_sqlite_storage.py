@@ -74,6 +74,13 @@ VALUES = {
     "job": 1,
     "limit": 10,
     "lease_until": 1,
+    "until": 1,
+    "at": 1,
+    "after": 1,
+    "id": "x",
+    "version": 1,
+    "next_at": 1,
+    "body": b"{}",
 }
 
 
