@@ -314,12 +314,17 @@ def test_an_interrupt_between_any_two_lines_leaves_the_lead_to_others(setup: Set
 
 def test_a_closed_one_has_no_thread_and_can_be_used_again(setup: Setup) -> None:
     setup.storage.let_all_through()
-    before = threading.active_count()
+
+    def own() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name.startswith("later-enqueue")} - before
+
+    before: set[threading.Thread] = set()
+    before = own()
     for _ in range(2):
         asyncio.run(setup.commit.ainsert([job("a")]))
-        assert threading.active_count() > before
+        assert own()
         setup.commit.close()
-        until(lambda: threading.active_count() <= before)
+        until(lambda: not own())
 
 
 class InterruptedEvent(threading.Event):
