@@ -511,6 +511,52 @@ def test_a_message_is_asked_about_again_after_an_outage(idle: Bench) -> None:
     assert idle.take(Exchange).refs == (Ref("a", 1, "q", 0),)
 
 
+def test_a_storage_that_gives_no_claims_still_gets_reports() -> None:
+    """It raises at every wish for more, as when it cannot read what stands first in the queue."""
+    bench = Bench(slots=2).lease()
+    bench.answer(claim_of("a"))
+    bench.feed(Woken(hint=True))
+    bench.end(claim_of("a"))
+    reported: set[str] = set()
+    until = bench.now + 20
+    while bench.now < until:
+        if bench.has(ListClaims):
+            bench.take(ListClaims)
+            bench.feed(ClaimsListed([HeldClaim("a", 1, "w", 0)]))
+        elif bench.has(Exchange):
+            asked = bench.take(Exchange)
+            if asked.limit:
+                bench.feed(ExchangeRefused("Corrupt"))
+            else:
+                reported |= {change.id for change in asked.changes if change.epoch}
+                bench.feed(ExchangeDone(Exchanged((DONE,) * len(asked.changes), (), ())))
+        else:
+            bench.pass_time(0.1)
+    assert reported == {"a"}
+
+
+def test_a_storage_that_cannot_list_claims_still_gets_reports() -> None:
+    bench = Bench(slots=2).lease()
+    bench.answer(claim_of("a"))
+    reported: set[str] = set()
+    until = bench.now + 2 * worker.RECONCILE
+    ended = False
+    while bench.now < until:
+        if bench.now > until - worker.RECONCILE / 2 and not ended:
+            ended = True
+            bench.end(claim_of("a"))
+        if bench.has(ListClaims):
+            bench.take(ListClaims)
+            bench.feed(ListFailed())
+        elif bench.has(Exchange):
+            asked = bench.take(Exchange)
+            reported |= {change.id for change in asked.changes}
+            bench.feed(ExchangeDone(Exchanged((DONE,) * len(asked.changes), (), ())))
+        else:
+            bench.pass_time(0.1)
+    assert reported == {"a"}
+
+
 def test_a_refused_report_of_a_lost_lease_is_forgotten(bench: Bench) -> None:
     bench.answer(claim_of("a"))
     bench.end(claim_of("a"))

@@ -419,6 +419,8 @@ class Worker:
             case ListFailed():
                 self._call = None
                 self._storage_backoff.failed(now)
+                # Other calls come first: it may be one claim that cannot be read, which must not hold up the rest.
+                self._reconcile_at = self._storage_backoff.until + RETRY[1]
             case CancelAsked(claims):
                 self._cancel_asked(claims, out)
             case Leased(server):
@@ -626,6 +628,13 @@ class Worker:
             self._call = _Call(self._server, (suspect.change,), suspect)
             out.append(Exchange(by, self._call.changes, (), (), 0))
             return
+        if suspect is not None:
+            # Whether the storage takes anything at all. Not asked by a wish for claims, which may be what it refuses.
+            # No claim has the epoch 0, so nothing comes of it.
+            self._call = _Call(self._server)
+            nothing = Change("-", Cause.RELEASE, epoch=0, server=self._server)
+            out.append(Exchange(by, (nothing,), (), (), 0))
+            return
         room = self._room() if self._mode is _Mode.RUNNING else 0
         sweep = self.settings.broker and now >= self._sweep_at and room > 0
         if sweep:
@@ -639,11 +648,6 @@ class Worker:
         direct = not self.settings.broker or self._broker_down or sweep
         limit = room - len(deliveries) if direct and not self._empty else 0
         if not (self._ended or deliveries or limit):
-            if suspect is not None:
-                # Whether the storage takes anything at all. No claim has the epoch 0, so nothing comes of it.
-                self._call = _Call(self._server)
-                nothing = Change("-", Cause.RELEASE, epoch=0, server=self._server)
-                out.append(Exchange(by, (nothing,), (), (), 0))
             return
         changes = tuple(self._ended.popleft() for _ in range(min(MAX_CHANGES, len(self._ended))))
         self._call = _Call(self._server, changes, None, deliveries, limit)
