@@ -172,6 +172,16 @@ def test_nobody_listens() -> None:
         opened(f"redis://:secret@127.0.0.1:{free_port()}").migrate()
 
 
+def test_no_node_of_a_cluster_listens() -> None:
+    with pytest.raises(Unavailable, match="try again"):
+        opened(f"redis+cluster://127.0.0.1:{free_port()}").migrate()
+
+
+def test_a_server_that_is_no_cluster(server: RedisServer) -> None:
+    with pytest.raises(ConfigError, match="is no cluster"):
+        opened(f"redis+cluster://127.0.0.1:{server.port}").migrate()
+
+
 def test_something_else_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -195,6 +205,12 @@ def test_tls_to_a_plain_port(server: RedisServer) -> None:
     backend = Redis(f"rediss://127.0.0.1:{server.port}", timeout=timedelta(seconds=0.5))
     with pytest.raises((ConfigError, Unavailable)):
         backend.open_storage(StorageOptions("app")).migrate()
+
+
+@pytest.mark.parametrize("option", ["ca", "cert"])
+def test_a_file_for_tls_that_is_not_there(server: RedisServer, option: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        opened(f"rediss://127.0.0.1:{server.port}?{option}=/nowhere.pem").migrate()
 
 
 def test_memory_runs_out(storage: Storage, client: "redis.Redis") -> None:

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ConnectionError as DriverConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -22,6 +22,9 @@ from later.core.errors import ConfigError, Unsupported
 
 OLDEST: Final = (6, 2)
 """The first Redis with all commands that the scripts use."""
+
+FAILURES: Final = (RedisError, RedisClusterException, OSError, ValueError)
+"""What the driver raises. Its error about a cluster is none of its own family."""
 
 _log = logging.getLogger("later.redis")
 
@@ -65,14 +68,14 @@ class Connection:
             except NoScriptError:
                 # New to this server, or it has restarted. EVAL also keeps the script for the next time.
                 return client.execute_command("EVAL", script.text, 1, key, *args)
-        except (RedisError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise translate(error, self.place) from error
 
     def command(self, *args: str | bytes | int) -> Any:
         """Run a plain command. Raises an error of `later.core.errors`."""
         try:
             return self.client().execute_command(*args)
-        except (RedisError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise translate(error, self.place) from error
 
     def client(self) -> Any:
@@ -129,7 +132,7 @@ class Connection:
             found: dict[str, Any] = {}
             for section in ("server", "memory", "persistence"):
                 found.update(client.info(section, **node))
-        except (RedisError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise translate(error, self.place) from error
         return found
 
