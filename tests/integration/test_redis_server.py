@@ -27,6 +27,7 @@ from later.core.errors import (
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
 from later.core.records import SECOND, Claimant, NewJob, ServerInfo, State, Verdict
+from tests.support.proxy import proxy_to
 from tests.support.servers import RedisServer, free_port
 from tests.support.waiting import until
 
@@ -242,6 +243,20 @@ def test_calls_survive_killed_connections(storage: Storage, client: "redis.Redis
         client.client_kill_filter(_type="normal", skipme=True)
         storage.insert([new(f"job-{n}")])
     assert storage.counts().by_queue == {"q": {State.ENQUEUED: 100}}
+
+
+def test_claims_whose_answer_was_lost_are_told_of(storage: Storage, server: RedisServer) -> None:
+    """Claiming again would give other jobs, or none, and nobody would look for the first."""
+    storage.insert([new()])
+    storage.register(ServerInfo(BY.server, None, "host", 1, None), 3_600 * SECOND)
+    with proxy_to(server.port) as proxy:
+        behind = opened(f"redis://127.0.0.1:{proxy.port}")
+        assert behind.exchange(BY, queues=["none"], limit=1).next == ()
+        proxy.cut_after(250)  # within the answer
+        with pytest.raises(Unavailable):
+            behind.exchange(BY, queues=["q"], limit=1)
+        behind.close()
+    assert [claim.id for claim in storage.claims(BY.server)] == ["job"]
 
 
 def test_calls_are_safe_to_repeat_while_connections_are_killed(storage: Storage, server: RedisServer) -> None:
