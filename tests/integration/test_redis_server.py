@@ -27,6 +27,7 @@ from later.core.errors import (
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
 from later.core.records import SECOND, Claimant, NewJob, ServerInfo, State, Verdict
+from tests.support.proxy import proxy_to
 from tests.support.servers import RedisServer, free_port
 from tests.support.waiting import until
 
@@ -172,6 +173,16 @@ def test_nobody_listens() -> None:
         opened(f"redis://:secret@127.0.0.1:{free_port()}").migrate()
 
 
+def test_no_node_of_a_cluster_listens() -> None:
+    with pytest.raises(Unavailable, match="try again"):
+        opened(f"redis+cluster://127.0.0.1:{free_port()}").migrate()
+
+
+def test_a_server_that_is_no_cluster(server: RedisServer) -> None:
+    with pytest.raises(ConfigError, match="is no cluster"):
+        opened(f"redis+cluster://127.0.0.1:{server.port}").migrate()
+
+
 def test_something_else_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
@@ -195,6 +206,12 @@ def test_tls_to_a_plain_port(server: RedisServer) -> None:
     backend = Redis(f"rediss://127.0.0.1:{server.port}", timeout=timedelta(seconds=0.5))
     with pytest.raises((ConfigError, Unavailable)):
         backend.open_storage(StorageOptions("app")).migrate()
+
+
+@pytest.mark.parametrize("option", ["ca", "cert"])
+def test_a_file_for_tls_that_is_not_there(server: RedisServer, option: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        opened(f"rediss://127.0.0.1:{server.port}?{option}=/nowhere.pem").migrate()
 
 
 def test_memory_runs_out(storage: Storage, client: "redis.Redis") -> None:
@@ -226,6 +243,20 @@ def test_calls_survive_killed_connections(storage: Storage, client: "redis.Redis
         client.client_kill_filter(_type="normal", skipme=True)
         storage.insert([new(f"job-{n}")])
     assert storage.counts().by_queue == {"q": {State.ENQUEUED: 100}}
+
+
+def test_claims_whose_answer_was_lost_are_told_of(storage: Storage, server: RedisServer) -> None:
+    """Claiming again would give other jobs, or none, and nobody would look for the first."""
+    storage.insert([new()])
+    storage.register(ServerInfo(BY.server, None, "host", 1, None), 3_600 * SECOND)
+    with proxy_to(server.port) as proxy:
+        behind = opened(f"redis://127.0.0.1:{proxy.port}")
+        assert behind.exchange(BY, queues=["none"], limit=1).next == ()
+        proxy.cut_after(250)  # within the answer
+        with pytest.raises(Unavailable):
+            behind.exchange(BY, queues=["q"], limit=1)
+        behind.close()
+    assert [claim.id for claim in storage.claims(BY.server)] == ["job"]
 
 
 def test_calls_are_safe_to_repeat_while_connections_are_killed(storage: Storage, server: RedisServer) -> None:

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ConnectionError as DriverConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -23,6 +23,9 @@ from later.core.errors import ConfigError, Unsupported
 OLDEST: Final = (6, 2)
 """The first Redis with all commands that the scripts use."""
 
+FAILURES: Final = (RedisError, RedisClusterException, OSError, ValueError)
+"""What the driver raises. Its error about a cluster is none of its own family."""
+
 _log = logging.getLogger("later.redis")
 
 # The driver annotates some of its classes, and none of these.
@@ -33,8 +36,8 @@ _sentinel: Any = Sentinel
 class Connection:
     """A pool of connections per process, opened at first use. Every method may be called from any thread.
 
-    A call that finds its connection closed is sent once more over a new one: servers close idle connections and
-    restart. That is as safe as the caller's own repetition.
+    A call whose connection ends is sent once more over a new one: servers restart. That is as safe as the caller's own
+    repetition, but for calls that take something: who made them has to know that an answer was lost.
     """
 
     def __init__(self, target: Target, timeout: float) -> None:
@@ -56,24 +59,33 @@ class Connection:
     def timeout(self) -> float:
         return self._timeout
 
-    def call(self, script: Script, key: str, args: Sequence[str | bytes | int]) -> Any:
-        """Run a script. Raises an error of `later.core.errors`."""
+    def call(self, script: Script, key: str, args: Sequence[str | bytes | int], *, once: bool = False) -> Any:
+        """Run a script; `once`: not again when the connection ends meanwhile. Raises an error of
+        `later.core.errors`."""
         try:
-            client = self.client()
-            try:
-                return client.execute_command("EVALSHA", script.sha, 1, key, *args)
-            except NoScriptError:
-                # New to this server, or it has restarted. EVAL also keeps the script for the next time.
-                return client.execute_command("EVAL", script.text, 1, key, *args)
-        except (RedisError, OSError, ValueError) as error:
+            return self._send("EVALSHA", script.sha, 1, key, *args, once=once)
+        except NoScriptError:
+            pass
+        except FAILURES as error:
+            raise translate(error, self.place) from error
+        # New to this server, or it has restarted. EVAL also keeps the script for the next time.
+        return self.command("EVAL", script.text, 1, key, *args, once=once)
+
+    def command(self, *args: str | bytes | int, once: bool = False) -> Any:
+        """Run a plain command; `once` as above. Raises an error of `later.core.errors`."""
+        try:
+            return self._send(*args, once=once)
+        except FAILURES as error:
             raise translate(error, self.place) from error
 
-    def command(self, *args: str | bytes | int) -> Any:
-        """Run a plain command. Raises an error of `later.core.errors`."""
+    def _send(self, *args: str | bytes | int, once: bool) -> Any:
+        client = self.client()
         try:
-            return self.client().execute_command(*args)
-        except (RedisError, OSError, ValueError) as error:
-            raise translate(error, self.place) from error
+            return client.execute_command(*args)
+        except DriverConnectionError:
+            if once:
+                raise
+            return client.execute_command(*args)
 
     def client(self) -> Any:
         """The driver's client of this process. Its errors are for the caller to translate."""
@@ -129,7 +141,7 @@ class Connection:
             found: dict[str, Any] = {}
             for section in ("server", "memory", "persistence"):
                 found.update(client.info(section, **node))
-        except (RedisError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise translate(error, self.place) from error
         return found
 
@@ -142,7 +154,7 @@ class Connection:
             "socket_connect_timeout": self._timeout,
             "socket_keepalive": True,
             "protocol": 2,
-            "retry": Retry(NoBackoff(), 1, (DriverConnectionError,)),
+            "retry": Retry(NoBackoff(), 0),  # `_send` does
         }
         if target.tls:
             options |= {"ssl": True, "ssl_ca_certs": target.ca, "ssl_certfile": target.cert, "ssl_keyfile": target.key}

@@ -45,7 +45,9 @@ def translate(error: Exception, place: str) -> LaterError:
         return ConfigError(f"what answers at {place} does not speak the protocol of Redis: check host, port and scheme")
     if isinstance(error, (driver.ConnectionError, driver.TimeoutError, OSError)):
         return _no_connection(error, place)
-    if isinstance(error, (driver.ResponseError, driver.RedisClusterException, driver.RedisError)):
+    if isinstance(error, driver.RedisClusterException):
+        return _no_cluster(error, place)
+    if isinstance(error, driver.RedisError):
         return _answer(str(error), place)
     return BackendError(f"the driver of Redis raised {type(error).__name__} about {place}: a fault for its authors")
 
@@ -58,6 +60,10 @@ def _no_connection(error: Exception, place: str) -> LaterError:
                 f"no TLS connection to Redis at {place} ({cause.reason or type(cause).__name__}): rediss:// needs a "
                 "port that speaks TLS and a certificate that is trusted (its CA: ?ca=FILE) for this host name"
             )
+        if isinstance(cause, (FileNotFoundError, PermissionError, IsADirectoryError)):
+            return ConfigError(
+                f"a file for TLS in the URL of Redis at {place} (ca, cert, key) cannot be read: {cause.strerror}"
+            )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, driver.TimeoutError):
         return Unavailable(f"Redis at {place} did not answer in time; try again")
@@ -66,6 +72,13 @@ def _no_connection(error: Exception, place: str) -> LaterError:
     if "invalid literal" in str(error) or "Protocol" in str(error):
         return ConfigError(f"what answers at {place} does not speak the protocol of Redis: check host, port and scheme")
     return Unavailable(f"no connection to Redis at {place} ({_first_line(error)}); is it running? try again")
+
+
+def _no_cluster(error: Exception, place: str) -> LaterError:
+    # The text may hold the arguments of the call.
+    if "Cluster mode is not enabled" in str(error):
+        return ConfigError(f"Redis at {place} is no cluster: write redis:// instead of redis+cluster://")
+    return Unavailable(f"no node of the Redis cluster at {place} can be reached, or none has the key; try again")
 
 
 def _answer(text: str, place: str) -> LaterError:

@@ -96,9 +96,9 @@ class RedisStorage(Storage):
         self._wakeup = Wakeup(connection, self._key)
         connection.on_fork(self._wakeup.start_anew)
 
-    def _call(self, script: Script, args: Iterable[str | bytes | int] = ()) -> Any:
+    def _call(self, script: Script, args: Iterable[str | bytes | int] = (), *, once: bool = False) -> Any:
         now = "" if self._clock is None else self._clock()
-        return self._connection.call(script, self._key, [now, self._outbox, *args])
+        return self._connection.call(script, self._key, [now, self._outbox, *args], once=once)
 
     @override
     def migrate(self) -> None:
@@ -165,6 +165,8 @@ class RedisStorage(Storage):
                     *(value for change in part for value in rows.write_change(change)),
                     *(claiming if is_last else ()),
                 ],
+                # Claims whose names were lost with the answer: the worker has to look for them.
+                once=is_last and limit > 0,
             )
             results: list[Applied] = [_APPLIED[verdict] for verdict in verdicts]
             for number, released in rows.read_numbered_refs(enqueued).items():

@@ -7,9 +7,7 @@ from socket import SHUT_RDWR
 from threading import Condition, Thread
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
-from later.backends.redis.connection import Connection
+from later.backends.redis.connection import FAILURES, Connection
 
 _PING_EVERY: Final = 5.0
 """Seconds without a message after which the subscription is tried. One that does not answer in as long is dead: a
@@ -129,7 +127,7 @@ class Listener:
     def _run(self) -> None:
         while not self._stopping:
             # The server or the network is gone. Those who wait meet the same error on their own connections.
-            with suppress(RedisError, OSError, ValueError):
+            with suppress(*FAILURES):
                 self._read()
             self._report(subscribed=False)
             with self._changed:

@@ -629,7 +629,7 @@ class Worker:
             out.append(Exchange(by, self._call.changes, (), (), 0))
             return
         if suspect is not None:
-            # Whether the storage takes anything at all; not asked by a wish for claims, which may be what it refuses.
+            # Whether the storage takes anything at all. Not asked by a wish for claims, which may be what it refuses.
             # No claim has the epoch 0, so nothing comes of it.
             self._call = _Call(self._server)
             nothing = Change("-", Cause.RELEASE, epoch=0, server=self._server)
