@@ -175,10 +175,14 @@ class Storage(ABC):
         not renew the lease, nor bring back one that has run out."""
 
     @abstractmethod
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
         """Renew the lease, unless it has run out, and learn which of the server's jobs to cancel. One round trip.
 
-        The lease has run out at the instant `lease_until` and after it, for every method."""
+        The lease has run out at the instant `lease_until` and after it, for every method.
+
+        note: what the server tells of itself, kept with its record as it is, for `servers` to show. It replaces that of
+        the beat before: each beat says all. A beat that comes too late leaves the old one. Raises InvalidOption,
+        and does nothing, for what `notes.check_note` refuses."""
 
     @abstractmethod
     def unregister(self, server: str) -> None:

@@ -74,6 +74,7 @@ VALUES = {
     "job": 1,
     "limit": 10,
     "lease_until": 1,
+    "note": "",
 }
 
 
