@@ -385,6 +385,11 @@ class Broker(ABC):
         that there is no answer; never raises for that. None: this adapter does not tell."""
         return None
 
+    def troubles(self) -> Sequence[BrokerTrouble]:
+        """What has happened to the connections of this process so far, the latest first. Asks nobody and does not
+        block: it is called every second or so, and each server's sum is seen in `later status`."""
+        return ()
+
     @abstractmethod
     def close(self) -> None:
         """Give connections back; reserved messages return to their queues."""
