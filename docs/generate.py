@@ -93,7 +93,18 @@ API_GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "Origin",
         "Tick",
     ),
-    "Look": ("Job", "HistoryEntry", "ErrorInfo", "State", "On", "JobQuery", "Page", "Counts", "Server"),
+    "Look": (
+        "Job",
+        "HistoryEntry",
+        "ErrorInfo",
+        "State",
+        "On",
+        "JobQuery",
+        "Page",
+        "Counts",
+        "Server",
+        "ServerTrouble",
+    ),
 }
 
 

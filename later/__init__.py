@@ -49,7 +49,7 @@ from later.runtime.declaration import background_job, job_type
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.recurring import NextFire, Recurring, RecurringJobs, RecurringOptions, RecurringRun
 from later.runtime.ticks import Tick
-from later.runtime.views import HistoryEntry, Job, Page, Server
+from later.runtime.views import HistoryEntry, Job, Page, Server, ServerTrouble
 
 __all__ = [
     "BackendError",
@@ -94,6 +94,7 @@ __all__ = [
     "RetryAfter",
     "SchemaMismatch",
     "Server",
+    "ServerTrouble",
     "Snooze",
     "State",
     "StorageFull",

@@ -34,6 +34,9 @@ def status(*, app: str | None, as_json: bool) -> None:
     A server is dead when it has not been heard of for the time of its lease; its jobs run again elsewhere. OLDEST is
     how long the oldest Enqueued job of a queue has been waiting, ">" when it is longer than that.
 
+    What the connections of a server to the broker have met and healed is told below the servers, as the last heartbeat
+    of each has told it: how often in all its processes, and when last.
+
     The broker is asked from here: whether it answers within 5 seconds, whether it takes messages, how many wait in each
     queue, and how many were set aside because they could not be read (DEAD). One that does not answer is told, and
     is no failure of this command: jobs go on without it.
@@ -80,6 +83,10 @@ def _document(
                 "running": server.claims,
                 "started_at": iso(server.started_at),
                 "lease_until": iso(server.lease_until),
+                "troubles": [
+                    {"what": trouble.what, "times": trouble.times, "last_at": iso(trouble.last_at)}
+                    for trouble in server.troubles
+                ],
             }
             for server in servers
         ],
@@ -145,6 +152,12 @@ def _write_servers(servers: Sequence[Server], now: datetime) -> None:
         for row, server in zip(rows, servers, strict=True):
             row.append(age(server.started_at, now))
     table(columns, rows)
+    for server in servers:
+        if server.troubles:
+            write()
+            write(f"What the broker connections of {clean(server.id)} have met:")
+        for trouble in server.troubles:
+            write(f"{trouble.times} {line(trouble.what, 200)}, the last {age(trouble.last_at, now)}")
 
 
 def _write_queues(counts: Counts, oldest: Mapping[str, _Oldest], now: datetime) -> None:

@@ -175,10 +175,14 @@ class Storage(ABC):
         not renew the lease, nor bring back one that has run out."""
 
     @abstractmethod
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
         """Renew the lease, unless it has run out, and learn which of the server's jobs to cancel. One round trip.
 
-        The lease has run out at the instant `lease_until` and after it, for every method."""
+        The lease has run out at the instant `lease_until` and after it, for every method.
+
+        note: what the server tells of itself, kept with its record as it is, for `servers` to show. It replaces that of
+        the beat before: each beat says all. A beat that comes too late leaves the old one. Raises InvalidOption,
+        and does nothing, for what `notes.check_note` refuses."""
 
     @abstractmethod
     def unregister(self, server: str) -> None:
@@ -380,6 +384,11 @@ class Broker(ABC):
         """How the broker is, and how many messages wait in these queues. Asks it, so it may take some seconds to find
         that there is no answer; never raises for that. None: this adapter does not tell."""
         return None
+
+    def troubles(self) -> Sequence[BrokerTrouble]:
+        """What has happened to the connections of this process so far, the latest first. Asks nobody and does not
+        block: it is called every second or so, and each server's sum is seen in `later status`."""
+        return ()
 
     @abstractmethod
     def close(self) -> None:

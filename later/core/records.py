@@ -231,6 +231,8 @@ class ServerRecord(NamedTuple):
     lease_until: Micros
     claims: int
     """Jobs Processing in its name."""
+    note: str = ""
+    """What its last beat said."""
 
 
 class Beat(NamedTuple):

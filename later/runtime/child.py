@@ -3,17 +3,23 @@
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Final
 
 from later.core.engine.worker import CancelAsked, Event, Leased, StopAsked, WorkerSettings
 from later.core.errors import LaterError
+from later.core.troubles import pack
 from later.runtime.board import Board
 from later.runtime.log import log, show_log
 from later.runtime.processes import obey_parent
 from later.runtime.target import Target
+from later.runtime.troubles import Troubles
 from later.runtime.working import Working
+
+TELL: Final = 1.0
+"""Seconds between two looks at what the broker's connections have met; a beat, which tells it, comes more rarely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +67,26 @@ def child_main(options: ChildOptions, connection: Connection) -> None:
     working.start()
     threading.Thread(target=_obey, args=(connection, working), name="later-supervised", daemon=True).start()
     send(connection, {"ready": True})
-    working.join()
+    _tell_troubles(connection, working, Troubles(jobs.broker()))
     if working.error is not None:
         os._exit(1)
     jobs.close()
     send(connection, {"left": True})
     # Handlers that ignored their interruption must not hold the process.
     os._exit(0)
+
+
+def _tell_troubles(connection: Connection, working: Working, troubles: Troubles) -> None:
+    """Until the worker has ended, and once more: what it meets on its way out counts as well."""
+    told: object = pack(())
+    ended = False
+    while not ended:
+        ended = working.join(TELL)
+        found = pack(troubles.own())
+        if found != told:
+            with suppress(OSError):  # the supervisor is gone; `_obey` ends this process
+                send(connection, {"troubles": found})
+            told = found
 
 
 def _obey(connection: Connection, working: Working) -> None:

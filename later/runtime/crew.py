@@ -7,6 +7,8 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from later.core.engine.worker import Key
+from later.core.ports import BrokerTrouble
+from later.core.troubles import unpack
 from later.runtime.board import Board
 from later.runtime.child import ChildOptions, child_main, receive, send
 from later.runtime.loop import Lane
@@ -38,6 +40,8 @@ class WorkerProcess:
         """It has ended in order: it holds no claim."""
         self.given_up = False
         """Killed because the lease was lost: its claims are nobody's already."""
+        self.troubles: tuple[BrokerTrouble, ...] = ()
+        """What its broker connections have met, as it has told last."""
         self._started_at = time.monotonic()
         self._board = Board(slots)
         options = ChildOptions(target, name, self._board, queues, slots, grace)
@@ -86,6 +90,8 @@ class WorkerProcess:
                 message = receive(self._connection)
                 self.ready |= "ready" in message
                 self.left |= "left" in message
+                if "troubles" in message:
+                    self.troubles = unpack(message["troubles"])
         except (EOFError, OSError, ValueError):
             # It is dying. If not, nobody can tell it anything any more.
             self._process.join(1.0)

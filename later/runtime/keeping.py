@@ -34,14 +34,17 @@ class Keeping:
         slots: int,
         workers: Workers,
         on_end: Callable[[], None],
+        note: Callable[[], str] = str,
     ) -> None:
-        """on_end: called in another thread when the machine has exited, or failed on a defect."""
+        """on_end: called in another thread when the machine has exited, or failed on a defect. note: what a beat is to
+        tell, asked for in another thread."""
         self._storage = jobs.storage()
         self._broker = jobs.broker()
         self._publish = jobs.publish
         self._declare = jobs.recurring.declare
         self._workers = workers
         self._on_end = on_end
+        self._note = note
         machine = engine.Keeper(
             lambda: describe_server(new_id(), queues, slots),
             Random(),
@@ -127,7 +130,7 @@ class Keeping:
                 self._storage.register(server, lease)
                 return engine.Registered()
             case engine.Beat(server, lease):
-                return engine.Beaten(self._storage.beat(server, lease))
+                return engine.Beaten(self._storage.beat(server, lease, self._note()))
             case engine.Unregister(server):
                 self._storage.unregister(server)
                 return engine.Unregistered()

@@ -11,6 +11,7 @@ from later.core.errors import ConfigError, InvalidOption
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.keeping import Keeping
 from later.runtime.queues import check_queues, check_slots
+from later.runtime.troubles import Troubles
 from later.runtime.working import Working
 
 WORKER: Final = "0"
@@ -61,7 +62,14 @@ class Running:
         keeping: Keeping
         working = Working(jobs, settings, WORKER, on_end=lambda: keeping.post(keeper.StopWanted()))
         told = _Told(working)
-        keeping = Keeping(jobs, tuple(self._queues), self._slots, told, on_end=told.lease_lost)
+        keeping = Keeping(
+            jobs,
+            tuple(self._queues),
+            self._slots,
+            told,
+            on_end=told.lease_lost,
+            note=Troubles(jobs.broker()).note,
+        )
         keeping.post(keeper.WorkerStarted(WORKER))
         working.start()
         keeping.start()

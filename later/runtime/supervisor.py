@@ -26,6 +26,7 @@ from later.runtime.processes import STOPS
 from later.runtime.queues import check_queues, check_slots
 from later.runtime.server import check_grace
 from later.runtime.target import Target
+from later.runtime.troubles import Troubles
 
 RESTART: Final = (0.5, 30.0)
 """First and longest pause before a worker process is started again that, like the one before it, died young."""
@@ -121,7 +122,8 @@ class Supervisor:
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
         self._wake.setblocking(False)
-        self._keeping = Keeping(jobs, queues, slots * processes, self, on_end=self._wake_up)
+        self._troubles = Troubles(jobs.broker())
+        self._keeping = Keeping(jobs, queues, slots * processes, self, on_end=self._wake_up, note=self._troubles.note)
 
     # --- called by the keeper's thread
 
@@ -183,6 +185,7 @@ class Supervisor:
         self._take_news()
         for worker in list(self._crew):
             worker.read()
+            self._troubles.heard(worker.name, worker.troubles)
             self._ever_ready |= worker.ready
             if not worker.alive:
                 self._ended(worker)
@@ -256,6 +259,7 @@ class Supervisor:
     def _ended(self, worker: WorkerProcess) -> None:
         self._crew.remove(worker)
         worker.clear_away()
+        self._troubles.ended(worker.name)
         if worker.left:
             self._keeping.post(keeper.WorkerLeft(worker.name))
         elif not worker.given_up:

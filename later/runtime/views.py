@@ -12,6 +12,7 @@ from later.core.envelope import unseal
 from later.core.records import ErrorInfo, JobDetails, JobRecord, On, ServerRecord, State
 from later.core.records import HistoryEntry as StoredEntry
 from later.core.records import Page as StoredPage
+from later.core.troubles import of_note
 from later.runtime.ticks import Tick, tick_of, to_datetime
 
 
@@ -99,6 +100,18 @@ class Page(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTrouble:
+    """Something that a server's connections to the broker have met, and is healed without help."""
+
+    what: str
+    times: int
+    """In all its processes, since they were started; those that have ended count as well, those of isolated jobs do
+    not."""
+    last_at: datetime
+    """By that server's own clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """A running server: one `later` process tree."""
 
@@ -114,6 +127,8 @@ class Server:
     """Jobs that it runs."""
     gone: bool
     """Its process is seen to have ended, before its lease has. Only known on its own host."""
+    troubles: tuple[ServerTrouble, ...] = ()
+    """As its last heartbeat told them, the latest first."""
 
 
 def job_view(details: JobDetails) -> Job:
@@ -135,6 +150,9 @@ def server_view(server: ServerRecord, *, gone: bool) -> Server:
         lease_until=to_datetime(server.lease_until),
         claims=server.claims,
         gone=gone,
+        troubles=tuple(
+            ServerTrouble(trouble.what, trouble.times, to_datetime(trouble.last_at)) for trouble in of_note(server.note)
+        ),
     )
 
 

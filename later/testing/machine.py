@@ -211,10 +211,10 @@ class StorageMachine(RuleBasedStateMachine):
         info = ServerInfo(server, "node", "host", 1, "1", ("q",), 4)
         self.agree(lambda storage: storage.register(info, LEASES[server]))
 
-    @rule(server=servers)
-    def beat(self, server: str) -> None:
+    @rule(server=servers, note=st.sampled_from(["", "note", "another"]))
+    def beat(self, server: str, note: str) -> None:
         def call(storage: Storage) -> tuple[bool, list[tuple[str, int]]]:
-            alive, cancels = storage.beat(server, LEASES[server])
+            alive, cancels = storage.beat(server, LEASES[server], note)
             return alive, sorted(cancels)
 
         self.agree(call)
@@ -246,7 +246,7 @@ class StorageMachine(RuleBasedStateMachine):
         if job := self.running(which):
             self.agree(lambda storage: storage.apply([Change(job.id, Cause.DELETE)]))
             if job.server in LEASES:
-                self.beat(job.server)
+                self.beat(job.server, "")
             if cause is not None:
                 self.agree(lambda storage: storage.apply([self.change(job, cause)]))
 

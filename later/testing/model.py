@@ -13,6 +13,7 @@ from typing_extensions import override
 from later.core import lifecycle
 from later.core.errors import InvalidOption, UnusableConnection
 from later.core.lifecycle import Cause, Change, Reschedule
+from later.core.notes import check_note
 from later.core.paging import encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -247,11 +248,13 @@ class ModelStorage(Storage):
                 self._world.servers[server.id] = ServerRecord(server, now, now + lease, 0)
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        check_note(note)
         with self._lock:
             if not self._holds_lease(server):
                 return Beat(alive=False, cancels=())
             self._set_lease(server, self._now() + lease)
+            self._world.servers[server] = self._world.servers[server]._replace(note=note)
             held = _oldest_first(self._held_by(server))
             return Beat(alive=True, cancels=tuple((job.id, job.epoch) for job in held if job.cancel_requested))
 

@@ -318,11 +318,11 @@ class BeatRevives(Saboteur):
     caught_by: ClassVar = ["test_a_beat_does_not_bring_back_a_lapsed_lease"]
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
         with self._lock:
             if server in self._world.servers:
                 self._set_lease(server, self._now() + lease)
-            return super().beat(server, lease)
+            return super().beat(server, lease, note)
 
 
 class RegisterRevives(Saboteur):
@@ -563,8 +563,20 @@ class CancelUntold(Saboteur):
     caught_by: ClassVar = ["test_a_beat_tells_which_jobs_to_cancel"]
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
-        return super().beat(server, lease)._replace(cancels=())
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        return super().beat(server, lease, note)._replace(cancels=())
+
+
+class NotesPileUp(Saboteur):
+    """Takes what a beat does not say for no news."""
+
+    caught_by: ClassVar = ["test_a_beat_that_says_nothing_clears_the_note", "test_a_beat_keeps_a_note"]
+
+    @override
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        with self._lock:
+            known = self._world.servers.get(server)
+            return super().beat(server, lease, note or ("" if known is None else known.note))
 
 
 class Immortal(Saboteur):

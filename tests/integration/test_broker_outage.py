@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ import pika
 import pytest
 from typing_extensions import override
 
-from later import State, Unavailable
+from later import ServerTrouble, State, Unavailable
 from later.backends.memory import Memory
 from later.backends.memory.broker import Exchange, MemoryBroker
-from later.core.ports import BrokerOptions, Delivery
+from later.backends.rabbitmq import Trouble
+from later.core.engine import keeper
+from later.core.ports import BrokerOptions, BrokerTrouble, Delivery
 from tests.support.jobs import jobs_of, work
 from tests.support.ledger import APP, Aside, Note, Worker, environment, make_jobs
 from tests.support.proxy import Proxy, proxy_to
@@ -32,6 +35,8 @@ FALLEN_BACK = 10.0
 """Seconds within which jobs go on without their broker."""
 RETURNED = 20.0
 """Seconds within which workers consume again from a broker that is back, though the machine be slow."""
+SEEN = 10.0 + 5.0
+"""Seconds within which `later status` tells what a worker has met: two beats, and the command itself takes a while."""
 QUICK = 1.0
 """Seconds for an enqueue, whatever the broker does."""
 
@@ -51,17 +56,26 @@ class App:
         self._workers.append(Worker(self.folder, *self._backends, self.name, *arguments))
 
     def status(self) -> dict[str, Any]:
-        """What `later status` says about the broker. It ends with status 0, also when the broker is gone."""
+        """What `later status` says about the broker."""
+        broker: dict[str, Any] = json.loads(self.told("--json"))["broker"]
+        return broker
+
+    def troubles(self) -> list[dict[str, int]]:
+        """How often each trouble was met, by server, as `later status` says."""
+        servers: list[dict[str, Any]] = json.loads(self.told("--json"))["servers"]
+        return [{trouble["what"]: trouble["times"] for trouble in server["troubles"]} for server in servers]
+
+    def told(self, *arguments: str) -> str:
+        """What `later status` says. It ends with status 0, also when the broker is gone."""
         told = subprocess.run(
-            [sys.executable, "-m", "later.cli.main", "status", "-A", APP, "--json"],
+            [sys.executable, "-m", "later.cli.main", "status", "-A", APP, *arguments],
             cwd=self.folder,
             env=environment(self.folder, *self._backends, self.name),
             check=True,
             capture_output=True,
             text=True,
         )
-        broker: dict[str, Any] = json.loads(told.stdout)["broker"]
-        return broker
+        return told.stdout
 
     def close(self) -> None:
         for worker in self._workers:
@@ -232,6 +246,27 @@ def test_a_queue_that_is_deleted_under_workers(app: App, rabbitmq_server: Rabbit
     app.finished()
 
 
+def test_what_workers_have_met_is_seen_in_the_status(app: App, rabbitmq_server: RabbitServer) -> None:
+    """Each of the two processes has a consumer, and a connection to lose."""
+    app.work("--processes", "2")
+    app.runs(30)
+    app.consumed()
+    assert app.troubles() == [{}]
+
+    rabbitmq_server.control("delete_queue", f"{app.name}:default")
+    until(lambda: app.troubles()[0].get(Trouble.CANCELLED, 0) >= 2, "both cancelled consumers to be told", SEEN)
+    app.consumed()
+    rabbitmq_server.control("close_all_connections", "a test")
+    until(lambda: app.troubles()[0].get(Trouble.LOST, 0) >= 2, "the lost connections to be told", SEEN)
+
+    cancelled, lost = (app.troubles()[0][trouble] for trouble in (Trouble.CANCELLED, Trouble.LOST))
+    lines = app.told().splitlines()
+    assert any(line.startswith(f"{cancelled} {Trouble.CANCELLED}, the last ") for line in lines), lines
+    assert any(line.startswith(f"{lost} {Trouble.LOST}, the last ") for line in lines), lines
+    app.consumed()
+    app.finished()
+
+
 def test_a_broker_short_of_memory(app: App, rabbitmq_server: RabbitServer) -> None:
     app.work("--processes", "2")
     app.runs(30)
@@ -299,6 +334,22 @@ def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
         ]
         * 2
     )
+
+
+class Troubled(Flaky):
+    @override
+    def troubles(self) -> Sequence[BrokerTrouble]:
+        return [BrokerTrouble("days without coffee", 2, 1_000_000)]
+
+
+def test_what_a_server_within_a_program_has_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "BEAT", 0.05)
+    jobs = jobs_of(work(lambda ctx, payload: None), storage=Memory(), broker=Opens(Troubled(Exchange())))
+    with jobs.running(slots=1):
+        until(lambda: any(server.troubles for server in jobs.servers()), "a beat to tell")
+        [server] = jobs.servers()
+    jobs.close()
+    assert server.troubles == (ServerTrouble("days without coffee", 2, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)),)
 
 
 class Opens:

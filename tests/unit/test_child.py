@@ -1,13 +1,20 @@
 """What a worker process makes of its supervisor's words."""
 
 import multiprocessing
+from collections.abc import Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
+from later.backends.memory.broker import Exchange, MemoryBroker
 from later.core.engine.worker import CancelAsked, Leased, StopAsked
-from later.runtime.child import _event, _obey
+from later.core.ports import BrokerTrouble
+from later.core.troubles import unpack
+from later.runtime.child import _event, _obey, _tell_troubles, receive
+from later.runtime.troubles import Troubles
 from tests.support.waiting import DEADLINE
 
 
@@ -42,6 +49,42 @@ def test_a_process_ends_when_its_supervisor_is_gone_or_makes_no_sense(message: b
 
     process.join(DEADLINE)
     assert process.exitcode == 1
+
+
+def test_troubles_are_told_when_they_have_changed_and_once_more_at_the_end() -> None:
+    first, second = (BrokerTrouble("connections lost", times, times) for times in (1, 2))
+    broker = Scripted([], [first], [first], [first, second])
+    ours, theirs = multiprocessing.Pipe()
+    _tell_troubles(theirs, broker, Troubles(broker))  # type: ignore[arg-type]
+    theirs.close()
+
+    told: list[object] = []
+    with suppress(EOFError):
+        while True:
+            told.append(receive(ours))
+    assert [unpack(message["troubles"]) for message in told] == [(first,), (first, second)]  # type: ignore[index]
+
+
+def test_troubles_that_nobody_hears() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.close()
+    broker = Scripted([BrokerTrouble("connections lost", 1, 1)])
+    _tell_troubles(theirs, broker, Troubles(broker))  # type: ignore[arg-type]
+
+
+class Scripted(MemoryBroker):
+    """A broker that has met more at each look, and a worker that ends before the last one."""
+
+    def __init__(self, *looks: Sequence[BrokerTrouble]) -> None:
+        super().__init__(Exchange())
+        self._looks = list(looks)
+
+    def join(self, timeout: float) -> bool:
+        return len(self._looks) == 1
+
+    @override
+    def troubles(self) -> Sequence[BrokerTrouble]:
+        return self._looks.pop(0)
 
 
 def _listen(connection: Any) -> None:

@@ -14,6 +14,7 @@ from later.cli import status
 from later.core.lifecycle import Cause
 from later.core.ports import BrokerReport, BrokerState, BrokerTrouble
 from later.core.records import ServerInfo
+from later.core.troubles import to_note
 from tests.support.shop import Shop, opened
 
 
@@ -78,6 +79,26 @@ def test_as_json(shop: Shop) -> None:
         "Failed": 0,
         "Deleted": 0,
     }
+
+
+def test_what_the_servers_have_met(shop: Shop) -> None:
+    shop.email(), shop.email()
+    shop.claim("server-1")
+    shop.claim("server-2")
+    found = [BrokerTrouble("connections lost", 3, 2_000_000), BrokerTrouble("evil\x1b[2J", 1, 1_000_000)]
+    shop.jobs.storage().beat("server-2", 60_000_000, to_note(found))
+
+    lines = shop.run("status").stdout.splitlines()
+    assert lines[3:5] == ["", "What the broker connections of server-2 have met:"]
+    assert lines[5].startswith("3 connections lost, the last ")
+    assert lines[6].startswith(r"1 evil\x1b[2J, the last ")
+    assert lines[7] == ""
+    plain, troubled = json.loads(shop.run("status", "--json").stdout)["servers"]
+    assert plain["troubles"] == []
+    assert troubled["troubles"] == [
+        {"what": "connections lost", "times": 3, "last_at": "1970-01-01T00:00:02.000000+00:00"},
+        {"what": "evil\x1b[2J", "times": 1, "last_at": "1970-01-01T00:00:01.000000+00:00"},
+    ]
 
 
 class Reporting(MemoryBroker):

@@ -11,7 +11,8 @@ import pytest
 
 from later.core.engine import keeper
 from later.core.engine.worker import Key
-from later.core.ports import Storage
+from later.core.ports import BrokerTrouble, Storage
+from later.core.troubles import of_note
 from later.runtime import supervisor
 from later.runtime.crew import WorkerProcess
 from later.runtime.supervisor import Supervisor
@@ -26,6 +27,7 @@ class Fake(WorkerProcess):
         self.index = index
         self.name = name
         self.ready = self.left = self.given_up = False
+        self.troubles = ()
         self.told: list[object] = []
         self._started_at = self.started_at = time.monotonic()
         self.dead = False
@@ -244,6 +246,28 @@ def test_a_lost_lease_kills_the_processes_and_starts_others_under_a_new_server(c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keeper, "BEAT", 0.05)
         assert crew.run(part) == 0
+
+
+def test_the_beats_tell_what_the_processes_have_met_those_that_ended_included(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "BEAT", 0.05)
+
+    def told(times: int) -> bool:
+        return [of_note(server.note) for server in crew.storage.servers()] == [(BrokerTrouble("lost", times, 1),)]
+
+    def part() -> None:
+        for worker in (crew.wait_for(1), crew.wait_for(2)):
+            worker.troubles = (BrokerTrouble("lost", 2, 1),)
+            worker.say("ready")
+        until(lambda: told(4), "the sum of both")
+        crew.started[0].die()
+        third = crew.wait_for(3)
+        third.troubles = (BrokerTrouble("lost", 1, 1),)
+        third.say("ready")
+        until(lambda: told(5), "the sum of three")
+
+    assert crew.run(part, processes=2) == 0
 
 
 def test_a_defect_of_the_keeper_ends_the_server(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing_extensions import override
 from later.backends.memory.table import Table
 from later.core import lifecycle, steps
 from later.core.lifecycle import Cause, Change, Reschedule
+from later.core.notes import check_note
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -45,6 +46,7 @@ class Server:
     info: ServerInfo
     started_at: Micros
     lease_until: Micros
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -158,13 +160,14 @@ class MemoryStorage(Storage):
             self._servers.setdefault(server.id, Server(server, now, now + lease))
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        check_note(note)
         with self._changed:
             now = self._clock()
             found = self._servers.get(server)
             if found is None or not steps.lease_holds(found.lease_until, now):
                 return Beat(alive=False, cancels=())
-            found.lease_until = now + lease
+            found.lease_until, found.note = now + lease, note
             held = self._table.claims(server)
             return Beat(alive=True, cancels=tuple((job.id, job.epoch) for job in held if job.cancel_requested))
 
@@ -178,7 +181,9 @@ class MemoryStorage(Storage):
         with self._changed:
             claimed = self._table.claimed
             records = [
-                ServerRecord(server.info, server.started_at, server.lease_until, len(claimed.get(server_id, ())))
+                ServerRecord(
+                    server.info, server.started_at, server.lease_until, len(claimed.get(server_id, ())), server.note
+                )
                 for server_id, server in self._servers.items()
             ]
         return sorted(records, key=lambda record: (record.started_at, record.info.id))

@@ -18,6 +18,7 @@ from later.backends.postgres.work import Work
 from later.core import steps
 from later.core.errors import UnusableConnection
 from later.core.lifecycle import Cause, Change, Reschedule
+from later.core.notes import check_note
 from later.core.paging import PageKey, decode_cursor, encode_cursor, first_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -395,12 +396,13 @@ class PostgresStorage(Storage):
         )
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        check_note(note)
         sql = self._sql()
 
         def work(session: Session) -> Beat:
             with session.batch(last=True):
-                renewed = session.send(sql["renew"], self._values(server=server, lease=lease))
+                renewed = session.send(sql["renew"], self._values(server=server, lease=lease, note=note))
                 cancels = session.send(sql["cancels"], {"server": server})
             alive = bool(renewed.rows)
             return Beat(alive, tuple((job_id, epoch) for job_id, epoch in cancels.rows) if alive else ())
@@ -426,9 +428,10 @@ class PostgresStorage(Storage):
                 started_at,
                 lease_until,
                 claims,
+                note,
             )
             for (
-                server_id, node, host, pid, pid_started, queues, slots, started_at, lease_until, claims,
+                server_id, node, host, pid, pid_started, queues, slots, started_at, lease_until, note, claims,
             ) in self._rows("servers")
         ]  # fmt: skip
 

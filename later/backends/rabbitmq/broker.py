@@ -16,7 +16,7 @@ from later.backends.rabbitmq.publishing import Publishing
 from later.backends.rabbitmq.session import ANSWER, STARTING, Setup
 from later.backends.rabbitmq.target import Target
 from later.core.errors import BackendError
-from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, Delivery
+from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, BrokerTrouble, Delivery
 from later.core.records import Ref
 
 
@@ -125,6 +125,10 @@ class RabbitBroker(Broker):
         except BackendError as reason:
             state, error = BrokerState.UNREACHABLE, str(reason)
         return BrokerReport(self._address, state, error, depth, dead, troubles)
+
+    @override
+    def troubles(self) -> tuple[BrokerTrouble, ...]:
+        return self._links().health.troubles()
 
     @override
     def close(self) -> None:

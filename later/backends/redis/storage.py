@@ -14,6 +14,7 @@ from later.backends.redis.wakeup import Wakeup
 from later.core.errors import Corrupt, SchemaMismatch
 from later.core.lifecycle import Change, Reschedule
 from later.core.names import check_name
+from later.core.notes import check_note
 from later.core.paging import PageKey, decode_cursor, encode_cursor, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -217,8 +218,9 @@ class RedisStorage(Storage):
         self._call(scripts.REGISTER, [server.id, json.dumps(known), lease])
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
-        asked = self._call(scripts.BEAT, [server, lease])
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        check_note(note)
+        asked = self._call(scripts.BEAT, [server, lease, note])
         if asked is None:
             return Beat(alive=False, cancels=())
         pairs = zip(asked[::2], asked[1::2], strict=True)
@@ -231,11 +233,11 @@ class RedisStorage(Storage):
     @override
     def servers(self) -> list[ServerRecord]:
         records: list[ServerRecord] = []
-        for server_id, known, lease_until, claims in self._call(scripts.SERVERS):
+        for server_id, known, lease_until, claims, note in self._call(scripts.SERVERS):
             started_at, _, text = known.partition(b" ")
             node, host, pid, pid_started, queues, slots = json.loads(text)
             info = ServerInfo(server_id.decode(), node, host, pid, pid_started, tuple(queues), slots)
-            records.append(ServerRecord(info, int(started_at), rows.read_score(lease_until), claims))
+            records.append(ServerRecord(info, int(started_at), rows.read_score(lease_until), claims, note.decode()))
         return sorted(records, key=lambda record: (record.started_at, record.info.id))
 
     @override

@@ -17,6 +17,7 @@ from later.backends.sqlite.transaction import Transaction
 from later.backends.sqlite.wakeup import Wakeup
 from later.core import lifecycle, steps
 from later.core.lifecycle import RULES, Cause, Change, Reschedule
+from later.core.notes import check_note
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
 from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
@@ -239,11 +240,12 @@ class SQLiteStorage(Storage):
             )
 
     @override
-    def beat(self, server: str, lease: Micros) -> Beat:
+    def beat(self, server: str, lease: Micros, note: str = "") -> Beat:
+        check_note(note)
         with self._writing() as view:
             if not _holds_lease(view, server):
                 return Beat(alive=False, cancels=())
-            view.rows("renew", server=server, lease_until=view.now + lease)
+            view.rows("renew", server=server, lease_until=view.now + lease, note=note)
             return Beat(alive=True, cancels=tuple(view.rows("cancels", server=server)))
 
     @override
@@ -260,9 +262,10 @@ class SQLiteStorage(Storage):
                     started_at,
                     lease_until,
                     claims,
+                    note,
                 )
                 for (
-                    server_id, node, host, pid, pid_started, queues, slots, started_at, lease_until, claims,
+                    server_id, node, host, pid, pid_started, queues, slots, started_at, lease_until, note, claims,
                 ) in view.rows("servers")
             ]  # fmt: skip
 

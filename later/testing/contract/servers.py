@@ -2,7 +2,9 @@
 
 import pytest
 
+from later.core.errors import InvalidOption
 from later.core.lifecycle import DAY, Cause, Change, crash_reason
+from later.core.notes import NOTE_LIMIT
 from later.core.ports import Storage
 from later.core.records import (
     SECOND,
@@ -88,6 +90,59 @@ class ServerContract(StorageFixtures):
         assert bench.storage.beat(BY.server, LEASE).cancels == (("c", 1),)
         assert bench.storage.beat(OTHER.server, LEASE).cancels == (("elsewhere", 1),)
 
+    def test_a_beat_keeps_a_note(self, bench: Bench) -> None:
+        bench.serve()
+        bench.serve(OTHER)
+        assert [server.note for server in bench.storage.servers()] == ["", ""]
+        for note in ["first", "", 'ein \u20ac, "quoted"\n{}', "\U0001f600" * (NOTE_LIMIT // 4), "last"]:
+            for _ in range(2):
+                assert bench.storage.beat(BY.server, LEASE, note).alive
+            assert notes(bench) == {BY.server: note, OTHER.server: ""}
+        bench.storage.beat(OTHER.server, LEASE, "other")
+        bench.serve()
+        assert notes(bench) == {BY.server: "last", OTHER.server: "other"}, "registering again changes nothing"
+
+    def test_a_beat_that_says_nothing_clears_the_note(self, bench: Bench) -> None:
+        bench.serve()
+        bench.storage.beat(BY.server, LEASE, "note")
+        bench.storage.beat(BY.server, LEASE)
+        assert notes(bench) == {BY.server: ""}
+
+    def test_a_late_beat_leaves_the_note(self, bench: Bench) -> None:
+        bench.serve()
+        bench.storage.beat(BY.server, LEASE, "in time")
+        bench.clock.advance(LEASE)
+        assert not bench.storage.beat(BY.server, LEASE, "late").alive
+        assert notes(bench) == {BY.server: "in time"}
+
+    @pytest.mark.parametrize("claims", [0, 1])
+    @pytest.mark.parametrize("unregistered", [False, True])
+    def test_a_note_goes_with_its_server(self, bench: Bench, claims: int, unregistered: bool) -> None:
+        bench.serve()
+        if claims:
+            bench.start("job")
+        bench.storage.beat(BY.server, LEASE, "note")
+        if unregistered:
+            bench.storage.unregister(BY.server)
+        else:
+            bench.storage.rescue(10, dead=[BY.server])
+        bench.serve()
+        assert notes(bench) == {BY.server: ""}
+
+    @pytest.mark.parametrize(
+        "note",
+        ["x" * (NOTE_LIMIT + 1), "\u20ac" * (NOTE_LIMIT // 3 + 1), "zero\0", "half \ud83d"],
+        ids=["long", "long in bytes", "zero", "half a pair"],
+    )
+    def test_a_note_that_cannot_be_kept_is_refused(self, bench: Bench, note: str) -> None:
+        bench.serve()
+        bench.storage.beat(BY.server, LEASE, "note")
+        before = bench.storage.servers()
+        bench.clock.advance(1)
+        with pytest.raises(InvalidOption):
+            bench.storage.beat(BY.server, LEASE, note)
+        assert bench.storage.servers() == before
+
     def test_claims_are_listed_oldest_first(self, bench: Bench) -> None:
         for job_id in ("z", "a", "m"):
             bench.start(job_id)
@@ -117,6 +172,10 @@ class ServerContract(StorageFixtures):
         ref = Ref("job", 2, "q", 0)
         assert bench.storage.rescue(10) == Rescued((BY.server,), (ref,), 1, more=False)
         assert bench.storage.rescue(10) == NOBODY
+
+
+def notes(bench: Bench) -> dict[str, str]:
+    return {server.info.id: server.note for server in bench.storage.servers()}
 
 
 class RescueContract(StorageFixtures):

@@ -161,6 +161,7 @@ CREATE TABLE {schema}.server (
     slots integer NOT NULL,
     started_at bigint NOT NULL,
     lease_until bigint NOT NULL,
+    note text NOT NULL DEFAULT '',         -- what its last beat said
     ended boolean NOT NULL,                -- unregistered, its last claims are not rescued yet
     PRIMARY KEY (app, id)
 ) WITH (fillfactor = 50);                  -- room on the page for what the beats write

@@ -18,13 +18,13 @@ SELECT {app}, %(id)s, %(node)s, %(host)s, %(pid)s::bigint, %(pid_started)s, %(qu
 ON CONFLICT (app, id) DO UPDATE
 SET node = excluded.node, host = excluded.host, pid = excluded.pid, pid_started = excluded.pid_started,
     queues = excluded.queues, slots = excluded.slots, started_at = excluded.started_at,
-    lease_until = excluded.lease_until, ended = false
+    lease_until = excluded.lease_until, note = '', ended = false
 WHERE s.ended;
 
 -- name: renew
 WITH {moment}
 UPDATE {schema}.server AS s
-SET lease_until = {now} + %(lease)s
+SET lease_until = {now} + %(lease)s, note = %(note)s
 WHERE s.app = {app} AND s.id = %(server)s AND s.lease_until > {now}
 RETURNING s.id;
 
@@ -45,7 +45,7 @@ SET lease_until = least(s.lease_until, {now}), ended = true
 WHERE s.app = {app} AND s.id = (SELECT id FROM target);
 
 -- name: servers
-SELECT s.id, s.node, s.host, s.pid, s.pid_started, s.queues, s.slots, s.started_at, s.lease_until,
+SELECT s.id, s.node, s.host, s.pid, s.pid_started, s.queues, s.slots, s.started_at, s.lease_until, s.note,
     (
         SELECT count(*)
         FROM {schema}.job AS j

@@ -60,6 +60,7 @@ flush()
 for _, server in ipairs(servers) do
   if call('EXISTS', prefix .. 'c:' .. server) == 0 then
     call('HDEL', prefix .. 'servers', server)
+    call('HDEL', prefix .. 'notes', server)
     call('ZREM', prefix .. 'leases', server)
   end
 end

@@ -135,6 +135,7 @@ CREATE TABLE later_server (
     slots INTEGER NOT NULL,
     started_at INTEGER NOT NULL,
     lease_until INTEGER NOT NULL,
+    note TEXT NOT NULL DEFAULT '',         -- what its last beat said
     ended INTEGER NOT NULL CHECK (ended IN (0, 1)),   -- 1: unregistered, its last claims are not rescued yet
     UNIQUE (app, id)
 ) STRICT;

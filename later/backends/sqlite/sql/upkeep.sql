@@ -16,14 +16,16 @@ INSERT INTO later_server (
 ON CONFLICT (app, id) DO UPDATE
 SET node = excluded.node, host = excluded.host, pid = excluded.pid, pid_started = excluded.pid_started,
     queues = excluded.queues, slots = excluded.slots, started_at = excluded.started_at,
-    lease_until = excluded.lease_until, ended = 0
+    lease_until = excluded.lease_until, note = '', ended = 0
 WHERE ended = 1;
 
 -- name: lease_of
 SELECT lease_until FROM later_server WHERE app = :app AND id = :server;
 
 -- name: renew
-UPDATE later_server SET lease_until = :lease_until WHERE app = :app AND id = :server AND lease_until > :now;
+UPDATE later_server
+SET lease_until = :lease_until, note = :note
+WHERE app = :app AND id = :server AND lease_until > :now;
 
 -- name: cancels
 SELECT id, epoch
@@ -36,7 +38,7 @@ ORDER BY state_at, id;
 UPDATE later_server SET lease_until = min(lease_until, :now), ended = 1 WHERE app = :app AND id = :server;
 
 -- name: servers
-SELECT s.id, s.node, s.host, s.pid, s.pid_started, s.queues, s.slots, s.started_at, s.lease_until,
+SELECT s.id, s.node, s.host, s.pid, s.pid_started, s.queues, s.slots, s.started_at, s.lease_until, s.note,
     (
         SELECT count(*)
         FROM later_job AS j INDEXED BY later_job_claimed

@@ -24,6 +24,7 @@
 --   later:{ns}:holders      set     servers that have a c:SERVER
 --   later:{ns}:servers      hash    registered servers: "started_at JSON"
 --   later:{ns}:leases       zset    registered servers by lease_until
+--   later:{ns}:notes        hash    what the last beats of registered servers said, where they said something
 --   later:{ns}:schedules    hash    id of a schedule to "version next_at body", where next_at may be ""
 --   later:{ns}:ticks        zset    schedules by next_at
 --   later:{ns}:n            hash    "STATE QUEUE" to the number of jobs
