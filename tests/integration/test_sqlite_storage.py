@@ -76,6 +76,7 @@ VALUES = {
     "lease_until": 1,
     "until": 1,
     "at": 1,
+    "note": "x",
     "after": 1,
     "id": "x",
     "version": 1,
