@@ -50,7 +50,7 @@ def write_retry(retry: Retry) -> list[object]:
     return [retry.attempts, [delay // _MICROSECOND for delay in retry.delays]]
 
 
-def read_retry(stored: object) -> Retry:
+def read_retry(stored: Any) -> Retry:
     """What `write_retry` was given. Raises Corrupt."""
     match stored:
         case [int(attempts), [*delays]]:
