@@ -123,6 +123,7 @@ def test_a_url_is_read(url: str, options: dict[str, str]) -> None:
         f"postgres://u:{SECRET}%ff@h/d",
         f"postgres://u:{SECRET}@h/d?x",
         f"postgres://u:{SECRET}@h/d\0",
+        f"postgres://u:{SECRET}\udce9@h/d",
         f"postgres://u:{SECRET}@h/d?pooler=perhaps",
     ],
 )

@@ -47,6 +47,7 @@ def test_sentinels_and_files() -> None:
         "redis://:secret@h1,h2",
         "redis://:secret@h?secret=1",
         "redis://:%ffsecret@h",
+        "redis://:secret\udce9@h",
         "redis://:secret@::1",
         "redis+sentinel://:secret@h",
         "redis+cluster://:secret@h/1",

@@ -44,6 +44,8 @@ def parse(url: str) -> Target:
         raise ConfigError(f"this is no PostgreSQL URL: {_FORMS}")
     if "\0" in url:
         raise ConfigError(f"the PostgreSQL URL holds a NUL character: {_FORMS}")
+    if any("\ud800" <= char <= "\udfff" for char in url):  # bytes of an environment variable
+        raise ConfigError(f"the PostgreSQL URL is not UTF-8: {_FORMS}")
     end = min((found for mark in "/?" if (found := rest.find(mark)) >= 0), default=len(rest))
     login, at, hosts = rest[:end].rpartition("@")
     path, _, query = rest[end:].partition("?")

@@ -64,6 +64,8 @@ def parse(url: str) -> Target:
             "not the URL of a Redis server: write redis://:PASSWORD@HOST:PORT/DB, or rediss, valkey, valkeys, "
             "redis+sentinel or redis+cluster instead of redis"
         )
+    if any("\ud800" <= char <= "\udfff" for char in url):  # bytes of an environment variable
+        raise ConfigError("the Redis URL is not UTF-8")
     kind, tls = SCHEMES[scheme.lower()]
     login, _, rest = rest.rpartition("@")
     rest, _, query = rest.partition("?")
