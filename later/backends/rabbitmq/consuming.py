@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from threading import Condition
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -148,7 +148,8 @@ class Consuming(Session):
 
     def _demand(self, lines: Sequence[_Line], limit: int) -> None:
         """Have consumers started, or given more room, where less has come than is wanted."""
-        if sum(len(line.waiting) for line in lines if line.settled) >= limit:
+        # What is behind an unsettled queue cannot be taken: it must not be why that queue is never asked.
+        if sum(len(line.waiting) for line in takewhile(lambda line: line.settled, lines)) >= limit:
             return
         starting: list[_Line] = []
         for line in lines:

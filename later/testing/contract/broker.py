@@ -168,6 +168,13 @@ class BrokerContract:
         assert refs(self.receive(other, 1)) == [ref("a")]
         assert broker.receive(["q"], 5, 0) == []
 
+    def test_a_released_message_does_not_hold_up_other_queues(self, broker: Broker) -> None:
+        broker.publish([ref("a", "q"), ref("b", "r")])
+        for _ in range(5):
+            broker.release(broker.receive(["q", "r"], 1, self.patience))
+        got = [*self.receive(broker, 1, "q", "r"), *self.receive(broker, 1, "q", "r")]
+        assert set(refs(got)) == {ref("a", "q"), ref("b", "r")}
+
     def test_reserved_messages_return_when_the_connection_is_closed(self, broker: Broker, other: Broker) -> None:
         messages = [ref(f"job-{n}") for n in range(5)]
         broker.publish(messages)
