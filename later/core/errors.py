@@ -87,7 +87,7 @@ class PayloadTooLarge(EnqueueError, ValueError):
 
 
 class TooManyJobs(EnqueueError, ValueError):
-    """More jobs than one call may store."""
+    """More jobs, or more bytes of them, than one call may store."""
 
 
 class DuplicateJob(EnqueueError):

@@ -178,7 +178,7 @@ class Enqueuer(Generic[_Payload_contra]):
     ) -> list[str]:
         """Store a job for each payload, all or none, in one round trip; the ids are in the order of the payloads.
 
-        Raises TooManyJobs for more than 10,000 payloads.
+        Raises TooManyJobs for more than 10,000 payloads, and on Redis for more than 64 MiB of them.
         """
         new = [self._intake.new(each, queue=queue, priority=priority) for each in _several(payloads)]
         return self._intake.store(new, connection)

@@ -21,6 +21,7 @@ from later.core.errors import (
     SchemaMismatch,
     StorageFull,
     StorageReadOnly,
+    TooManyJobs,
     Unavailable,
     Unsupported,
 )
@@ -221,6 +222,27 @@ def test_memory_runs_out(storage: Storage, client: "redis.Redis") -> None:
     client.config_set("maxmemory", "0")
     assert state(storage) is None, "nothing was stored"
     assert storage.insert([new()])[0].state is State.ENQUEUED
+
+
+@pytest.mark.parametrize("room", [1, 2, 4, 8, 16], ids=lambda room: f"{room} MiB")
+def test_memory_that_ends_within_a_call(storage: Storage, client: "redis.Redis", room: int) -> None:
+    """All of its jobs are stored, or none, also of the most that a call may have."""
+    storage.insert([new()])
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + room * 2**20)
+    try:
+        storage.insert([NewJob(f"job-{n}", "type", "q", b"x" * 200) for n in range(10_000)])
+    except StorageFull:
+        assert storage.counts().by_queue == {"q": {State.ENQUEUED: 1}}
+    else:
+        assert storage.counts().by_queue == {"q": {State.ENQUEUED: 10_001}}
+
+
+def test_more_bytes_than_one_call_may_have(storage: Storage) -> None:
+    payload = b"x" * 2**20
+    with pytest.raises(TooManyJobs, match="64 MiB"):
+        storage.insert([NewJob(f"job-{n}", "type", "q", payload) for n in range(65)])
+    assert storage.counts().by_queue == {}
+    storage.insert([NewJob(f"job-{n}", "type", "q", payload) for n in range(64)])
 
 
 def test_a_replica_is_not_written(start: Start, server: RedisServer) -> None:

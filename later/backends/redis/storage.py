@@ -11,7 +11,7 @@ from later.backends.redis.connection import Connection
 from later.backends.redis.scripts import Script
 from later.backends.redis.tables import LETTERS
 from later.backends.redis.wakeup import Wakeup
-from later.core.errors import Corrupt, SchemaMismatch
+from later.core.errors import Corrupt, SchemaMismatch, TooManyJobs
 from later.core.lifecycle import Change, Reschedule
 from later.core.names import check_name
 from later.core.notes import check_note
@@ -49,10 +49,12 @@ from later.core.records import (
 _LAYOUT: Final = 1
 """The version of the keys in lua/lib/job.lua."""
 
-_INSERTS: Final = 1_000
-_BYTES: Final = 8 * 1024 * 1024
-"""The most that one script inserts. A script blocks the server for everybody: about 10 ms for this many jobs."""
+_BYTES: Final = 64 * 1024 * 1024
+"""The payloads that one call inserts. It is one script, so that all is stored or none, and a script blocks the server
+for everybody: 10,000 jobs, the most that the core gives, for about 0.1 s with payloads of 200 bytes, and 0.4 s with as
+much as this."""
 
+_PUBLISHED: Final = 1_000
 _CHANGES: Final = 500
 _CLAIMS: Final = 500
 _GETS: Final = 20
@@ -83,8 +85,8 @@ _APPLIED: Final = {
 
 
 class RedisStorage(Storage):
-    """Every call is one script, and so one atomic step, as long as it fits the bounds above; beyond them it is several
-    in a row, each atomic, and the rest of what the port promises holds."""
+    """Every call is one script, and so one atomic step. But for `insert`, what exceeds the bounds above is several in a
+    row, each atomic, and the rest of what the port promises holds."""
 
     capabilities = StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=True)
     """`durable` as far as the server's AOF goes: see `Redis`."""
@@ -125,11 +127,15 @@ class RedisStorage(Storage):
 
     @override
     def insert(self, jobs: Sequence[NewJob]) -> list[Inserted]:
-        inserted: list[Inserted] = []
-        for part in _parts(jobs):
-            verdicts = self._call(scripts.INSERT, [value for job in part for value in rows.write_new(job)])
-            inserted += _inserted(part, verdicts)
-        return inserted
+        """Raises TooManyJobs for more than 64 MiB of payloads."""
+        size = sum(len(job.payload) for job in jobs)
+        if size > _BYTES:
+            raise TooManyJobs(
+                f"these payloads have {size // 2**20:,} MiB, and Redis would serve nobody else while it stores them: "
+                f"call enqueue_many for parts of up to {_BYTES // 2**20} MiB"
+            )
+        verdicts = self._call(scripts.INSERT, [value for job in jobs for value in rows.write_new(job)])
+        return _inserted(jobs, verdicts)
 
     # Working
 
@@ -288,8 +294,8 @@ class RedisStorage(Storage):
 
     @override
     def published(self, refs: Sequence[Ref]) -> None:
-        for first in range(0, len(refs), _INSERTS):
-            part = refs[first : first + _INSERTS]
+        for first in range(0, len(refs), _PUBLISHED):
+            part = refs[first : first + _PUBLISHED]
             self._call(scripts.PUBLISHED, [value for ref in part for value in (ref.id, ref.epoch)])
 
     @override
@@ -434,18 +440,6 @@ class RedisStorage(Storage):
             letter, _, queue = name.decode().partition(" ")
             by_queue.setdefault(queue, {})[rows.STATES[letter]] = int(jobs)
         return Counts(by_queue)
-
-
-def _parts(jobs: Sequence[NewJob]) -> Iterable[Sequence[NewJob]]:
-    """Cut what is to be inserted into calls of bounded size."""
-    first, size = 0, 0
-    for at, job in enumerate(jobs):
-        size += len(job.payload)
-        if at > first and (at - first == _INSERTS or size > _BYTES):
-            yield jobs[first:at]
-            first, size = at, len(job.payload)
-    if first < len(jobs):
-        yield jobs[first:]
 
 
 def _inserted(jobs: Sequence[NewJob], verdicts: Sequence[bytes]) -> list[Inserted]:
