@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from later.core.errors import Unavailable
 from later.core.ports import Broker, BrokerBackend, BrokerOptions, Storage, StorageBackend, StorageOptions, cannot_join
 from later.core.records import Inserted, Joined, NewJob, Ref
+from later.runtime.broker_log import BrokerLog
 from later.runtime.group_commit import GroupCommit
 from later.runtime.publisher import Publisher
 from later.runtime.transactions import Target, UserConnection, aunwrap, unwrap
@@ -47,7 +48,8 @@ class Connections:
         self._lock = threading.Lock()
         self._storage: Storage | None = None
         self._broker: Broker | None = None
-        self._publisher = None if broker is None else Publisher(self.storage, self._open_broker)
+        self.broker_log = BrokerLog()
+        self._publisher = None if broker is None else Publisher(self.storage, self._open_broker, self.broker_log)
         self.commit = GroupCommit(lambda jobs: self.storage().insert(jobs), self.publish)
 
     def storage(self) -> Storage:

@@ -15,6 +15,7 @@ from later.core.ports import Broker, BrokerBackend, Storage, StorageBackend
 from later.core.records import Counts, JobQuery, Ref, State, Verdict
 from later.core.recurring import Origin
 from later.core.registry import Registry
+from later.runtime.broker_log import BrokerLog
 from later.runtime.connections import Connections, PerProcess
 from later.runtime.enqueue import Enqueuer, Intake, duration
 from later.runtime.ids import new_id
@@ -151,6 +152,11 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
     def publish(self, refs: Sequence[Ref]) -> None:
         """Hand refs that became Enqueued to the broker, in the background; nothing without a broker."""
         self._connections.get().publish(refs)
+
+    @property
+    def broker_log(self) -> BrokerLog:
+        """Tells of a broker that cannot be used, for all of this process."""
+        return self._connections.get().broker_log
 
     def get(self, id: str) -> Job:
         """The job as it is now, with history, payload and result. Raises UnknownJob."""

@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from later.core.errors import Unavailable
+from later.core.errors import BackendError, Unavailable
 from later.core.ports import Broker, Storage
 from later.core.records import Ref
+from later.runtime.broker_log import BrokerLog, Use
 from later.runtime.log import log
 
 WAITING_MOST: Final = 10_000
@@ -41,9 +42,10 @@ RETRY_LONGEST: Final = 5.0
 class Publisher:
     """The publishing thread of one process, started at first use, stopped by `close` or at the end of the process."""
 
-    def __init__(self, storage: Callable[[], Storage], broker: Callable[[], Broker]) -> None:
+    def __init__(self, storage: Callable[[], Storage], broker: Callable[[], Broker], told: BrokerLog) -> None:
         self._storage = storage
         self._broker = broker
+        self._told = told
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._waiting: deque[Ref] = deque()
@@ -115,14 +117,17 @@ class Publisher:
         while True:
             try:
                 self._broker().publish(batch)
+                self._told.worked(Use.TAKE)
                 return True
             except Unavailable as error:
-                if pause == RETRY_FIRST:
-                    log.warning("the broker does not take messages; jobs are stored and go on without it: %s", error)
+                self._told.failed(Use.TAKE, error)
                 with self._changed:
                     if self._changed.wait_for(lambda: self._stopping, pause * random.uniform(0.5, 1)):
                         return False
                 pause = min(pause * 2, RETRY_LONGEST)
+            except BackendError as error:
+                self._told.failed(Use.TAKE, error)
+                return False  # nothing has changed in a moment; the upkeep tries it later
             except Exception as error:  # noqa: BLE001  a faulty broker must not end this thread
                 # Not again: the batch may be what the broker cannot take. The upkeep tries it later.
                 log.warning("the broker refused messages; their jobs go on later: %s", type(error).__name__)

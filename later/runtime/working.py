@@ -1,6 +1,5 @@
 """Runs the engine's Worker: claims from the storage, hints from the broker, handlers in the executor."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import Any, Final
 from later.core.engine import worker as engine
 from later.core.errors import BackendError, Corrupt
 from later.runtime.board import Board
+from later.runtime.broker_log import Use
 from later.runtime.executor import Executor
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.log import log
@@ -34,6 +34,7 @@ class Working:
         self._storage = jobs.storage()
         self._broker = jobs.broker()
         self._publish = jobs.publish
+        self._broker_log = jobs.broker_log
         self._on_end = on_end
         random = Random()
         self._loop: Loop[engine.Event, engine.Command] = Loop(
@@ -43,8 +44,6 @@ class Working:
         self._calls = Lane(f"later-storage-{name}")
         self._waits = Lane(f"later-wait-{name}")
         self._receives = Lane(f"later-receive-{name}")
-        self._broker_away = False
-        """As the receiving lane has found it last."""
         self._ending = threading.Event()
         self.post = self._loop.post
         self.start = self._loop.start
@@ -111,17 +110,12 @@ class Working:
         try:
             deliveries = self._broker.receive(command.queues, command.limit, command.wait)
         except BackendError as error:
-            # Once for an outage, which may last for days.
-            level = logging.DEBUG if self._broker_away else logging.WARNING
-            log.log(level, "the broker did not answer; working from the storage until it does: %s", error)
-            self._broker_away = True
+            self._broker_log.failed(Use.GIVE, error)
             return engine.ReceiveFailed()
         except Exception:  # noqa: BLE001  as above
             log.exception("the broker raised what it must not; working from the storage until it answers")
             return engine.ReceiveFailed()
-        if self._broker_away:
-            self._broker_away = False
-            log.warning("the broker answers again")
+        self._broker_log.worked(Use.GIVE)
         return engine.Received(deliveries)
 
     def _answer(self, command: engine.Ack | engine.GiveBack) -> None:

@@ -317,7 +317,7 @@ def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert isinstance(broker, Flaky)
 
     def returned(times: int) -> bool:
-        return caplog.text.count("answers again") == times
+        return caplog.text.count("messages again") == times
 
     with jobs.running(slots=1):
         for outage in (1, 2):
@@ -329,8 +329,8 @@ def test_an_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert (
         messages
         == [
-            "the broker did not answer; working from the storage until it does: nobody at home",
-            "the broker answers again",
+            "the broker does not give messages; jobs go on without it until it does: nobody at home",
+            "the broker gives messages again",
         ]
         * 2
     )

@@ -11,11 +11,12 @@ from itertools import chain
 
 import pytest
 
-from later import Unavailable
+from later import BackendError, Unavailable
 from later.backends.memory import Memory
 from later.core.ports import BrokerOptions, Storage, StorageOptions
 from later.core.records import Ref
 from later.runtime import publisher as module
+from later.runtime.broker_log import BrokerLog
 from later.runtime.publisher import BATCH, WAITING_MOST, Publisher
 
 
@@ -74,7 +75,7 @@ def backends() -> FakeBackends:
 @pytest.fixture
 def publisher(backends: FakeBackends, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     monkeypatch.setattr(module, "CONFIRM_EVERY", 0.0)
-    made = Publisher(lambda: _Storage(backends), backends.broker)  # type: ignore[arg-type,return-value]
+    made = Publisher(lambda: _Storage(backends), backends.broker, BrokerLog())  # type: ignore[arg-type,return-value]
     yield made
     backends.gate.set()
     made.close(0.1)
@@ -125,8 +126,26 @@ def test_an_absent_broker_is_tried_again_with_the_same_refs(
         publisher.publish(refs(1))
         backends.until(lambda: bool(backends.confirmed))
     assert backends.published == [refs(1)] * 3
-    assert len(caplog.records) == 1
-    assert "connection refused" in caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker does not take messages; jobs go on without it until it does: connection refused",
+        "the broker takes messages again",
+    ]
+
+
+def test_a_broker_that_is_set_up_wrongly_is_told_once_with_what_to_do(
+    publisher: Publisher, backends: FakeBackends, caplog: pytest.LogCaptureFixture
+) -> None:
+    backends.errors = [BackendError("it refused the login: check it") for _ in range(3)]
+    with caplog.at_level(logging.WARNING, "later"):
+        for number in range(1, 5):
+            publisher.publish(refs(number))
+            backends.until(lambda number=number: len(backends.published) == number)  # type: ignore[misc]
+        backends.until(lambda: bool(backends.confirmed))
+    assert backends.confirmed == refs(4)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the broker cannot be used, and jobs go on without it, until this is mended: it refused the login: check it",
+        "the broker takes messages again",
+    ]
 
 
 def test_what_a_broker_refuses_does_not_stop_the_rest(
@@ -228,7 +247,7 @@ def test_with_real_backends() -> None:
     memory = Memory()
     storage: Storage = memory.open_storage(StorageOptions("app", outbox=True))
     broker = memory.open_broker(BrokerOptions("app"))
-    made = Publisher(lambda: storage, lambda: broker)
+    made = Publisher(lambda: storage, lambda: broker, BrokerLog())
     made.publish(refs(1))
     made.close(10)
     assert [delivery.ref for delivery in broker.receive(["q"], 10, 0)] == refs(1)
@@ -237,6 +256,7 @@ def test_with_real_backends() -> None:
 def test_a_script_that_ends_at_once_has_published() -> None:
     script = """
         import threading, time
+        from later.runtime.broker_log import BrokerLog
         from later.runtime.publisher import Publisher
         from later.core.records import Ref
         class Slow:
@@ -245,7 +265,7 @@ def test_a_script_that_ends_at_once_has_published() -> None:
                 print("published", len(refs), flush=True)
             published = publish
         slow = Slow()
-        Publisher(lambda: slow, lambda: slow).publish([Ref("a", 1, "q", 0)])
+        Publisher(lambda: slow, lambda: slow, BrokerLog()).publish([Ref("a", 1, "q", 0)])
     """
     ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert ran.stdout.splitlines() == ["published 1", "published 1"]
@@ -255,12 +275,13 @@ def test_a_script_that_ends_at_once_has_published() -> None:
 def test_a_script_whose_broker_is_gone_ends_soon() -> None:
     script = """
         from later import Unavailable
+        from later.runtime.broker_log import BrokerLog
         from later.runtime.publisher import Publisher
         from later.core.records import Ref
         class Gone:
             def publish(self, refs):
                 raise Unavailable("gone")
-        Publisher(Gone, Gone).publish([Ref("a", 1, "q", 0)])
+        Publisher(Gone, Gone, BrokerLog()).publish([Ref("a", 1, "q", 0)])
     """
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=30, capture_output=True)
