@@ -1,7 +1,7 @@
 """What Redis holds: keys under one hash tag, nothing left behind, garbage noticed, cascades in bounded steps, forks."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -11,10 +11,11 @@ from later.backends.redis.storage import RedisStorage
 from later.core.errors import Corrupt
 from later.core.lifecycle import DAY, Cause, Change, ref_of
 from later.core.ports import StorageOptions
-from later.core.records import SECOND, Claimant, JobQuery, NewJob, On, ServerInfo, State, Verdict
+from later.core.records import SECOND, Claimant, JobQuery, NewJob, On, Ref, ServerInfo, State, Verdict
 from later.testing import VirtualClock
 
 BY = Claimant("server", "worker")
+MINUTE = 60 * SECOND
 MANY = 2_500
 """More children than one script moves."""
 
@@ -124,6 +125,116 @@ def test_a_job_whose_hash_is_gone_does_not_block_its_queue(
     client.delete(f"later:{{{namespace}}}:j:gone")
     got = [storage.exchange(BY, queues=["q"], limit=1).next for _ in range(2)]
     assert [claim.id for claims in got for claim in claims] == ["there"]
+
+
+GARBAGE = {
+    "other text": lambda client, key: client.hset(key, "m", "garbage"),
+    "other bytes": lambda client, key: client.hset(key, "m", b"\xff " * 21),
+    "no number": lambda client, key: client.hset(key, "m", client.hget(key, "m").replace(b" 0 ", b" x ", 1)),
+    "other type": lambda client, key: client.set(key, "garbage"),
+}
+
+
+@pytest.fixture(params=GARBAGE)
+def spoil(request: pytest.FixtureRequest, client: "redis.Redis", namespace: str) -> Callable[[str], bytes]:
+    """Makes what is stored of a job unreadable, and returns what Redis can restore it from."""
+
+    def spoil(job_id: str) -> bytes:
+        key = f"later:{{{namespace}}}:j:{job_id}"
+        before: bytes = client.dump(key)
+        GARBAGE[request.param](client, key)
+        return before
+
+    return spoil
+
+
+def test_an_unreadable_job_does_not_block_its_queue(
+    storage: RedisStorage,
+    client: "redis.Redis",
+    namespace: str,
+    clock: VirtualClock,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[str], bytes],
+) -> None:
+    storage.insert([new("bad"), new("good"), new("child", "bad"), new("later")])
+    before = spoil("bad")
+    assert [ref.id for ref in storage.unpublished(10, SECOND)] == []
+    clock.advance(DAY)
+    assert [ref.id for ref in storage.unpublished(10, SECOND)] == ["good", "later"]
+    storage.published([Ref("bad", 1, "q", 0)])
+    assert storage.exchange(BY, refs=[Ref("bad", 1, "q", 0)]).by_ref == (None,)
+    assert [claim.id for claim in storage.exchange(BY, queues=["q"], limit=1).next] == ["good"]
+    assert [claim.id for claim in storage.exchange(BY, queues=["q"], limit=9).next] == ["later"]
+    assert "bad" not in caplog.text
+    storage.promote(10)
+    storage.promote(10)
+    assert caplog.text.count(":j:bad") == 1, "told once"
+    assert {job.id for job in storage.find(JobQuery()).jobs} == {"good", "child", "later"}
+    assert caplog.text.count(":j:bad") == 2, "and when it is looked for"
+    with pytest.raises(Corrupt):
+        storage.get(["bad"])
+    assert storage.counts().by_queue["q"][State.ENQUEUED] == 1
+    client.restore(f"later:{{{namespace}}}:j:bad", 0, before, replace=True)
+    clock.advance(MINUTE)
+    storage.promote(10)
+    assert [ref.id for ref in storage.unpublished(10, SECOND)] == ["bad"]
+    assert end(storage, "bad") == ["child"]
+
+
+def test_upkeep_passes_over_unreadable_jobs(
+    storage: RedisStorage,
+    client: "redis.Redis",
+    namespace: str,
+    clock: VirtualClock,
+    spoil: Callable[[str], bytes],
+) -> None:
+    states = ("due", "held", "ended")
+    storage.insert([NewJob(f"due-{kind}", "type", "q", b"", delay=SECOND) for kind in ("bad", "good")])
+    storage.insert([new(f"ended-{kind}") for kind in ("bad", "good")])
+    storage.apply([Change(f"ended-{kind}", Cause.DELETE) for kind in ("bad", "good")])
+    storage.insert([new(f"held-{kind}") for kind in ("bad", "good")])
+    assert len(storage.exchange(BY, queues=["q"], limit=9).next) == 2
+    before = {job_id: spoil(job_id) for job_id in (f"{kind}-bad" for kind in states)}
+
+    clock.advance(2 * DAY)
+    assert [ref.id for ref in storage.promote(1).enqueued + storage.promote(1).enqueued] == ["due-good"]
+    assert [held.id for held in storage.claims(BY.server)] == ["held-good"]
+    assert [ref.id for ref in storage.rescue(10, [BY.server]).enqueued] == ["held-good"]
+    assert storage.servers() == [], "it is not kept for a claim that cannot be taken"
+    assert storage.prune(10) == 1
+
+    for job_id, dump in before.items():
+        client.restore(f"later:{{{namespace}}}:j:{job_id}", 0, dump, replace=True)
+    clock.advance(MINUTE)
+    assert [ref.id for ref in storage.promote(10).enqueued] == ["due-bad"]
+    assert [ref.id for ref in storage.rescue(10).enqueued] == ["held-bad"]
+    assert storage.prune(10) == 1
+    assert not client.exists(f"later:{{{namespace}}}:unreadable")
+
+
+def test_an_end_passes_over_unreadable_relatives(storage: RedisStorage, spoil: Callable[[str], bytes]) -> None:
+    storage.insert([new("top"), new("bad-child", "top"), new("child", "top"), new("grandchild", "child")])
+    spoil("bad-child")
+    assert end(storage, "top") == ["child"]
+    spoil("top")
+    [claim] = storage.exchange(BY, queues=["q"], limit=1).next
+    assert (claim.id, claim.parent_state) == ("child", None)
+    [applied] = storage.apply([Change("child", Cause.SUCCEED, epoch=claim.epoch, server=BY.server)])
+    assert [ref.id for ref in applied.enqueued] == ["grandchild"]
+    assert [job.id for job in storage.find(JobQuery(parent="top")).jobs] == ["child"]
+
+
+def test_a_repaired_job_that_moved_on_does_not_come_back(
+    storage: RedisStorage, client: "redis.Redis", namespace: str, clock: VirtualClock, spoil: Callable[[str], bytes]
+) -> None:
+    storage.insert([new("bad")])
+    before = spoil("bad")
+    assert storage.exchange(BY, queues=["q"], limit=1).next == ()
+    client.restore(f"later:{{{namespace}}}:j:bad", 0, before, replace=True)
+    storage.apply([Change("bad", Cause.DELETE)])
+    storage.promote(10)
+    assert not client.exists(f"later:{{{namespace}}}:ready:q")
+    assert not client.exists(f"later:{{{namespace}}}:unreadable")
 
 
 @pytest.mark.parametrize(("cause", "released"), [(Cause.SUCCEED, "even"), (Cause.FAIL, "odd")])

@@ -1,7 +1,8 @@
 """The storage port on one Redis or Valkey server, or on one slot of a cluster."""
 
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from typing_extensions import override
@@ -73,6 +74,8 @@ _INSERTED: Final = {
     },
 }
 _CREATED_ENQUEUED: Final = f"{InsertVerdict.CREATED} {LETTERS[State.ENQUEUED]}".encode()
+
+_log = logging.getLogger("later.redis")
 
 _APPLIED: Final = {
     b"unknown ": Applied(Verdict.UNKNOWN, None, ()),
@@ -257,11 +260,13 @@ class RedisStorage(Storage):
 
     @override
     def promote(self, limit: int) -> Promoted:
-        """Also finishes what callers that died have left of their cascades."""
+        """Also finishes what callers that died have left of their cascades, and looks again at unreadable jobs."""
         enqueued: tuple[Ref, ...] = ()
         while True:
             most = max(0, min(limit, _CHANGES))
-            refs, next_due, todo = self._call(scripts.PROMOTE, [most])
+            refs, next_due, todo, unreadable = self._call(scripts.PROMOTE, [most])
+            for job_id in unreadable:
+                self._warn(job_id)
             enqueued += rows.read_refs(refs)
             limit -= most
             if limit <= 0 or len(refs) < 4 * most:
@@ -417,7 +422,7 @@ class RedisStorage(Storage):
             wanted = query.limit + 1 - len(found)
             args = [index, at, job_id, wanted, _LOOKS, len(query.queues), *query.queues, *query.types]
             score, job_id, jobs = self._call(scripts.LIST, args)
-            found += [rows.read_job(found_id.decode(), record, publish_by) for found_id, record, publish_by in jobs]
+            found += self._readable(jobs)
             if not score or len(found) > query.limit:
                 return found
             at = rows.read_score(score)
@@ -426,11 +431,27 @@ class RedisStorage(Storage):
         ids = self._connection.command("ZRANGE", f"{self._key}:k:{query.parent}", 0, -1)
         found: list[JobRecord] = []
         for first in range(0, len(ids), _LOOKS):
-            for job_id, record, publish_by in self._call(scripts.RECORDS, ids[first : first + _LOOKS]):
-                job = rows.read_job(job_id.decode(), record, publish_by)
-                if _matches(job, query) and (after is None or page_key(job) < after):
-                    found.append(job)
+            found += [
+                job
+                for job in self._readable(self._call(scripts.RECORDS, ids[first : first + _LOOKS]))
+                if _matches(job, query) and (after is None or page_key(job) < after)
+            ]
         return found
+
+    def _readable(self, jobs: Sequence[Any]) -> Iterator[JobRecord]:
+        for job_id, record, publish_by in jobs:
+            if record is None:
+                self._warn(job_id)
+            else:
+                yield rows.read_job(job_id.decode(), record, publish_by)
+
+    def _warn(self, job_id: bytes) -> None:
+        """Of a job that was passed over, so that others are not held up."""
+        _log.warning(
+            "what Redis at %s holds as job %s is not what later wrote, and was passed over: look at the key %s:j:%s, "
+            "and delete it or restore a backup; once it is readable again, the job goes on within a minute",
+            self._connection.place, job_id.decode(), self._key, job_id.decode(),
+        )  # fmt: skip
 
     @override
     def counts(self) -> Counts:

@@ -18,32 +18,37 @@ LETTERS: Final = {
 }
 """A state as it is stored. Capitals have ended."""
 
-FIELDS: Final = (
-    "STATE",
-    "EPOCH",
-    "ATTEMPT",
-    "CRASHES",
-    "MAX_CRASHES",
-    "PRIORITY",
-    "ENTRIES",  # of the history so far, those that were dropped included
-    "CANCEL",  # "1": asked for
-    "CREATED_AT",
-    "STATE_AT",
-    "UNTIL",  # run_at while Scheduled, expires_at once ended
-    "DEFERRED_AT",
-    "TYPE",
-    "QUEUE",
-    "PARENT",
-    "ON",
-    "SEQ",  # the job's number among its parent's children
-    "KIDS",  # the number of the job's own last child; "" while it never had one
-    "PENDING",  # see lua/lib/move.lua
-    "SERVER",
-    "WORKER",
-    "REASON",
-)
-"""The record of a job, in this order, with a space between two. Absent values are empty. Only the reason, which comes
-last, may hold spaces."""
+_NUMBER: Final = "%d+"
+_MAYBE_NUMBER: Final = "%d*"
+_NAME: Final = "[!-~]+"
+_MAYBE_NAME: Final = "[!-~]*"
+
+FIELDS: Final = {
+    "STATE": f"[{''.join(LETTERS.values())}]",
+    "EPOCH": _NUMBER,
+    "ATTEMPT": _NUMBER,
+    "CRASHES": _NUMBER,
+    "MAX_CRASHES": _NUMBER,
+    "PRIORITY": "%d",
+    "ENTRIES": _NUMBER,  # of the history so far, those that were dropped included
+    "CANCEL": "1?",  # "1": asked for
+    "CREATED_AT": _NUMBER,
+    "STATE_AT": _NUMBER,
+    "UNTIL": _MAYBE_NUMBER,  # run_at while Scheduled, expires_at once ended
+    "DEFERRED_AT": _MAYBE_NUMBER,
+    "TYPE": _NAME,
+    "QUEUE": _NAME,
+    "PARENT": _MAYBE_NAME,
+    "ON": _NAME,
+    "SEQ": _MAYBE_NUMBER,  # the job's number among its parent's children
+    "KIDS": _MAYBE_NUMBER,  # the number of the job's own last child; "" while it never had one
+    "PENDING": _MAYBE_NUMBER,  # see lua/lib/move.lua
+    "SERVER": _MAYBE_NAME,
+    "WORKER": _MAYBE_NAME,
+    "REASON": ".*",
+}
+"""The record of a job, in this order, with a space between two, and the pattern of each. Absent values are empty. Only
+the reason, which comes last, may hold spaces."""
 
 _BLANKS: Final = [chr(number) for number in range(1, 4)]
 """What stands for a value in a reason that a script completes."""
@@ -80,7 +85,7 @@ def _constants() -> dict[str, object]:
         "PUBLISH_WITHIN": PUBLISH_WITHIN,
         "HISTORY_LIMIT": HISTORY_LIMIT,
         "LAST": len(FIELDS),
-        "PATTERN": "^" + "([^ ]*) " * (len(FIELDS) - 1) + "(.*)$",
+        "PATTERN": "^" + " ".join(f"({pattern})" for pattern in FIELDS.values()) + "$",
     }
 
 

@@ -14,11 +14,13 @@ if #ids == 0 then
 end
 local told, refs = {}, {}
 for _, id in ipairs(ids) do
-  local parent = load(id)
+  local parent = find(id)
   if parent and parent[PENDING] ~= '' then
     told[#told + 1] = parent
-  else
+  elseif parent then
     put('todo', id, false)
+  else
+    pass_over('todo', id)
   end
 end
 local left = tell(told, refs)

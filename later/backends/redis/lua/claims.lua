@@ -6,7 +6,7 @@
 local held = {}
 local found = call('ZRANGE', prefix .. 'c:' .. ARGV[3], 0, -1, 'WITHSCORES')
 for i = 1, #found, 2 do
-  local job = load(found[i])
+  local job = find(found[i])
   if job then
     held[#held + 1] = { found[i], job[EPOCH], job[WORKER], string.format('%.0f', now - found[i + 1]) }
   end

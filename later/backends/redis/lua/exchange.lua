@@ -15,13 +15,14 @@
 --     A claim is {id, record, payload, parent's state or "", parent's result or false}.
 
 local BY_SERVER, BY_WORKER, LIMIT = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local LOOKS = 1000 -- places of a queue that one call looks at
 local FIRST_REF = 8 + 6 * ARGV[6]
 local FIRST_QUEUE = FIRST_REF + 2 * ARGV[7]
 
 local function claim_of(job)
   local state, result = '', false
   if job[PARENT] ~= '' then
-    local parent = load(job[PARENT])
+    local parent = find(job[PARENT])
     if parent then
       state = parent[STATE]
       if state == 'S' then
@@ -43,7 +44,7 @@ local function claim(job)
 end
 
 local function claim_by_ref(id, epoch)
-  local job = load_with_payload(id)
+  local job = find_with_payload(id)
   if not job or job[EPOCH] ~= epoch then
     return false
   end
@@ -60,21 +61,29 @@ end
 local function claim_next(claims)
   for i = FIRST_QUEUE, #ARGV do
     local ready = 'ready:' .. ARGV[i]
-    local wanted = LIMIT - #claims
-    for _, id in ipairs(wanted > 0 and call('ZRANGE', prefix .. ready, 0, wanted - 1) or {}) do
-      local job = load_with_payload(id)
-      if not job then
-        put(ready, id, false) -- somebody deleted its hash
-      elseif job[STATE] == 'e' then -- else this call has claimed it by reference
-        local suspect = job[CRASHES] ~= '0'
-        if suspect and #claims > 0 then
-          return
-        end
-        claims[#claims + 1] = claim(job)
-        if suspect then
-          return
+    local first = 0
+    while #claims < LIMIT and first < LOOKS do
+      local wanted = LIMIT - #claims
+      local ids = call('ZRANGE', prefix .. ready, first, first + wanted - 1)
+      for _, id in ipairs(ids) do
+        local job = find_with_payload(id)
+        if not job then
+          pass_over(ready, id)
+        elseif job[STATE] == 'e' then -- else this call has claimed it by reference
+          local suspect = job[CRASHES] ~= '0'
+          if suspect and #claims > 0 then
+            return
+          end
+          claims[#claims + 1] = claim(job)
+          if suspect then
+            return
+          end
         end
       end
+      if #ids < wanted then
+        break
+      end
+      first = first + wanted
     end
   end
 end

@@ -24,9 +24,9 @@ local touched, refs, left = 0, {}, {}
 local expired = call('ZRANGEBYSCORE', prefix .. 'expire', '-inf', NOW, 'LIMIT', 0, LIMIT + 1)
 for i = 1, math.min(#expired, LIMIT) do
   local id = expired[i]
-  local job = load(id)
+  local job = find(id)
   if not job then
-    put('expire', id, false)
+    pass_over('expire', id)
   elseif job[PENDING] ~= '' then
     left = { id }
   elseif job[STATE] == 'F' then

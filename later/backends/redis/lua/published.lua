@@ -4,7 +4,7 @@
 -- ARGV[3...], two per ref: id, epoch. Returns nothing.
 
 for i = 3, #ARGV, 2 do
-  local job = load(ARGV[i])
+  local job = find(ARGV[i])
   if job and job[STATE] == 'e' and job[EPOCH] == ARGV[i + 1] then
     put('publish', ARGV[i], false)
   end

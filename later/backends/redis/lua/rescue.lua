@@ -47,13 +47,13 @@ for _, claim in ipairs(claims) do
     break
   end
   taken = taken + 1
-  local job = load(claim.id)
+  local job = find(claim.id)
   if job then
     local crash = { cause = 'crash', reason = fill(CRASH_REASON, claim.server), epoch = job[EPOCH], server = job[SERVER] }
     local _
     _, left = move(job, crash, refs)
   else
-    put('c:' .. claim.server, claim.id, false)
+    pass_over('c:' .. claim.server, claim.id)
   end
 end
 flush()

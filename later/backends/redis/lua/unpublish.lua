@@ -38,7 +38,7 @@ for i = 1, #found, 2 do
     break
   end
   looked = looked + 1
-  local job = load(id)
+  local job = find(id)
   if job and queues[job[QUEUE]] and not call('ZSCORE', prefix .. 'publish', id) then
     put('publish', id, whole(at))
   end

@@ -6,14 +6,16 @@
 
 local refs = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', prefix .. 'publish', '-inf', NOW, 'LIMIT', 0, ARGV[3])) do
-  local job = load(id)
+  local job = find(id)
   if job and job[STATE] == 'e' then
     put('publish', id, after(ARGV[4]))
     for _, value in ipairs({ id, job[EPOCH], job[QUEUE], job[PRIORITY] }) do
       refs[#refs + 1] = value
     end
-  else
+  elseif job then
     put('publish', id, false)
+  else
+    pass_over('publish', id)
   end
 end
 flush()

@@ -89,7 +89,7 @@ local function insert(id, payload, parent_id, head)
   local old = load(id)
   if old then
     local kind = string.match(head, '^%S+ %S+ %S+ %S* (%S+)')
-    if old[TYPE] == kind and load_with_payload(id).payload == payload then
+    if old[TYPE] == kind and find_with_payload(id).payload == payload then
       return 'exists ' .. old[STATE]
     end
     return 'conflict'

@@ -106,6 +106,16 @@ local function enter(job, before)
   end
 end
 
+-- Take a job that is not there, or is unreadable, out of an index that scripts walk along, so that it does not stand in
+-- the way of others. promote.lua puts it back when it has been repaired.
+local function pass_over(key, id)
+  local score = unreadable[id] and call('ZSCORE', prefix .. key, id)
+  if score then
+    put('unreadable', key .. ' ' .. whole(score) .. ' ' .. id, NOW)
+  end
+  put(key, id, false)
+end
+
 -- A call takes few thousand arguments only.
 local function in_parts(command, key, list)
   if #list <= 4000 then
@@ -204,7 +214,7 @@ local function write_rest()
   -- A parent that was kept for its children may be pruned again.
   for id in pairs(parents) do
     if call('ZCOUNT', prefix .. 'k:' .. id, '-inf', '(' .. whole(2 * BAND)) == 0 then
-      local parent = load(id)
+      local parent = find(id)
       if parent and is_ended(parent[STATE]) then
         call('ZADD', prefix .. 'expire', parent[UNTIL], id)
       end

@@ -21,6 +21,8 @@
 --   later:{ns}:expire       zset    ended jobs by expires_at. One that is kept for a child may be missing; the last
 --                                   child's end puts it back
 --   later:{ns}:todo         zset    ended jobs that have not told all of their children yet (see lib/move.lua)
+--   later:{ns}:unreadable   zset    "INDEX SCORE ID" by the time to look again: jobs that were taken out of an index,
+--                                   because what their hashes hold is not what later wrote (see `pass_over`)
 --   later:{ns}:holders      set     servers that have a c:SERVER
 --   later:{ns}:servers      hash    registered servers: "started_at JSON"
 --   later:{ns}:leases       zset    registered servers by lease_until
@@ -50,7 +52,8 @@ local OUTBOX = ARGV[2] == '1'
 local BAND = 2 ^ 50
 local LINE = 2 ^ 49
 
-local jobs = {} -- what this call has read, by id; false: there is no such job
+local jobs = {} -- what this call has read, by id; false: there is no such job, or it is unreadable
+local unreadable = {} -- ids of jobs whose hash is not what later wrote
 local dirty = {} -- those of them that `flush` has to write
 
 local function after(delay)
@@ -85,29 +88,41 @@ end
 local function keep(id, m)
   local job = false
   if m then
-    job = { string.match(m, PATTERN) }
-    if not job[1] then
-      error('CORRUPT ' .. JOB .. id, 0)
+    job = type(m) == 'string' and { string.match(m, PATTERN) } or {}
+    if job[1] then
+      job.id = id
+    else
+      job = false
+      unreadable[id] = true
     end
-    job.id = id
   end
   jobs[id] = job
   return job
 end
 
-local function load(id)
+-- A job of many that a script goes through: one that is unreadable must not stop it for the others.
+local function find(id)
   local job = jobs[id]
   if job == nil then
-    return keep(id, call('HGET', JOB .. id, 'm'))
+    return keep(id, redis.pcall('HGET', JOB .. id, 'm')) -- an error when the key is no hash
   end
   return job
 end
 
-local function load_with_payload(id)
+-- A job that the caller has named.
+local function load(id)
+  local job = find(id)
+  if not job and unreadable[id] then
+    error('CORRUPT ' .. JOB .. id, 0)
+  end
+  return job
+end
+
+local function find_with_payload(id)
   local job = jobs[id]
   if job == nil then
-    local values = call('HMGET', JOB .. id, 'm', 'p')
-    job = keep(id, values[1])
+    local values = redis.pcall('HMGET', JOB .. id, 'm', 'p')
+    job = keep(id, values.err and values or values[1])
     if job then
       job.payload = values[2] or ''
     end

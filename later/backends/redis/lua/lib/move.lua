@@ -142,7 +142,7 @@ local function tell_children(parent, told, refs)
       return false
     end
     budget = budget - 1
-    local child = load(found[i])
+    local child = find(found[i])
     local cause = child and child[STATE] == 'a' and CONTINUES[parent[STATE] .. child[ON]]
     if cause then
       advance(child, { cause = cause, reason = fill(PARENT_REASON[parent[STATE]], parent.id) })
