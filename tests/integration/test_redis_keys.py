@@ -141,7 +141,8 @@ def spoil(request: pytest.FixtureRequest, client: "redis.Redis", namespace: str)
 
     def spoil(job_id: str) -> bytes:
         key = f"later:{{{namespace}}}:j:{job_id}"
-        before: bytes = client.dump(key)
+        before = client.dump(key)
+        assert before is not None
         GARBAGE[request.param](client, key)
         return before
 
