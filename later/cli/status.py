@@ -40,9 +40,10 @@ def status(*, app: str | None, as_json: bool) -> None:
     What the connections of a server to the broker have met and healed is told below the servers, as the last heartbeat
     of each has told it: how often in all its processes, and when last.
 
-    The broker is asked from here: whether it answers within 5 seconds, whether it takes messages, how many wait in each
-    queue, and how many were set aside because they could not be read (DEAD). One that does not answer is told, and
-    is no failure of this command: jobs go on without it.
+    The broker is asked from here: whether it answers within 5 seconds and lets this app in, whether it takes messages,
+    how many wait in each queue, and how many were set aside because they could not be read (DEAD). One that does not
+    answer, or does not let the app in, is told with the reason, and is no failure of this command: jobs go on
+    without it.
     """
     with opened(app) as jobs:
         servers = jobs.servers()
@@ -63,7 +64,7 @@ def status(*, app: str | None, as_json: bool) -> None:
     _write_queues(counts, oldest, now)
     if report is not None:
         write()
-        _write_broker(report, now)
+        _write_broker(report)
 
 
 def _oldest(jobs: BackgroundJobs[Any, Any], queue: str) -> _Oldest | None:
@@ -112,15 +113,7 @@ def _broker_document(report: BrokerReport) -> dict[str, Any]:
         "error": report.error,
         "messages": dict(report.depth),
         "dead": report.dead,
-        "troubles": [
-            {"what": trouble.what, "times": trouble.times, "last_at": iso(_time(trouble.last_at))}
-            for trouble in report.troubles
-        ],
     }
-
-
-def _time(at: int) -> datetime:
-    return datetime.fromtimestamp(at / 1e6, UTC)
 
 
 def _alive(server: Server, now: datetime) -> bool:
@@ -185,10 +178,11 @@ _HEALTH: Final = {
     BrokerState.CONNECTED: "green",
     BrokerState.BLOCKED: "bold yellow",
     BrokerState.UNREACHABLE: "bold red",
+    BrokerState.MISCONFIGURED: "bold red",
 }
 
 
-def _write_broker(report: BrokerReport, now: datetime) -> None:
+def _write_broker(report: BrokerReport) -> None:
     table(
         [Column("BROKER", shrinks=True), Column("STATUS"), Column("DEAD", right=True)],
         [
@@ -201,8 +195,6 @@ def _write_broker(report: BrokerReport, now: datetime) -> None:
     )
     if report.error is not None:
         write(f"Jobs go on without it: {line(report.error, 1000)}")
-    for trouble in report.troubles:
-        write(f"{trouble.times} {trouble.what}, the last {age(_time(trouble.last_at), now)}")
     if report.depth:
         write()
         table(

@@ -302,11 +302,13 @@ class BrokerState(StrEnum):
     """It takes no messages at the moment, because it is short of memory or disk."""
     UNREACHABLE = "unreachable"
     """No connection, or no answer. The next use of the broker tries again."""
+    MISCONFIGURED = "misconfigured"
+    """It answers, and cannot be used as it is set up: a wrong login, for instance. Somebody has to mend that."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerTrouble:
-    """Something that was noticed, and is healed without help."""
+    """Something that was noticed: healed without help, but for what is refused."""
 
     what: str
     times: int
@@ -328,8 +330,6 @@ class BrokerReport:
     """As `Broker.depth`; empty when it cannot be asked."""
     dead: int | None = None
     """Messages set aside because they are none of this app's, or cannot be read; None when that is not known."""
-    troubles: Sequence[BrokerTrouble] = ()
-    """What has happened before, the latest first."""
 
 
 class Delivery(NamedTuple):

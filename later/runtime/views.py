@@ -101,7 +101,8 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServerTrouble:
-    """Something that a server's connections to the broker have met, and is healed without help."""
+    """Something that a server's connections to the broker have met: healed without help, but for what is
+    refused."""
 
     what: str
     times: int

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from later.backends.rabbitmq import RabbitMQ
+from later.backends.rabbitmq import RabbitMQ, Trouble
 from later.backends.rabbitmq.broker import RabbitBroker
 from later.backends.rabbitmq.errors import AccessRefused
 from later.core.errors import BackendError, Unavailable
@@ -44,7 +44,8 @@ def check(url: str, kind: type[BackendError], message: str, namespace: str = "ap
     started = time.monotonic()
     report = broker.report(["q"])
     assert time.monotonic() - started < PROMPT
-    assert (report.state, report.depth, report.dead) == (BrokerState.UNREACHABLE, {}, None)
+    state = BrokerState.UNREACHABLE if kind is Unavailable else BrokerState.MISCONFIGURED
+    assert (report.state, report.depth, report.dead) == (state, {}, None)
     assert report.error is not None
     assert re.search(message, report.error)
     assert "secret" not in repr(report)
@@ -64,7 +65,13 @@ def nothing_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.parametrize("login", ["guest:secret", "nobody:secret", "guest:p%40s%23%25secret", "guest:p@s#%secret"])
 def test_a_wrong_password(rabbitmq_server: RabbitServer, login: str) -> None:
-    check(f"amqp://{login}@127.0.0.1:{rabbitmq_server.port}", AccessRefused, "refused the user name or the password")
+    user = login.partition(":")[0]
+    server = f"127.0.0.1:{rabbitmq_server.port}"
+    check(
+        f"amqp://{login}@{server}",
+        AccessRefused,
+        f"refused the user name {user} or its password.*: check both in {re.escape(f'amqp://{user}:***@{server}')}, ",
+    )
 
 
 def test_passwords_and_names_with_special_characters(rabbitmq_server: RabbitServer) -> None:
@@ -80,7 +87,28 @@ def test_passwords_and_names_with_special_characters(rabbitmq_server: RabbitServ
 
 
 def test_a_wrong_virtual_host(rabbitmq_server: RabbitServer) -> None:
-    check(f"{rabbitmq_server.url}/wrong", AccessRefused, "did not open the virtual host wrong: it does not exist")
+    check(f"{rabbitmq_server.url}/wrong", AccessRefused, r"has no virtual host wrong: .*add_vhost wrong\)")
+
+
+def test_a_virtual_host_that_the_user_may_not_use(rabbitmq_server: RabbitServer) -> None:
+    rabbitmq_server.control("add_user", "stranger", "secret")
+    url = f"amqp://stranger:secret@localhost:{rabbitmq_server.port}"
+    check(url, AccessRefused, r"did not open the virtual host / to the user stranger: .*set_permissions -p / stranger ")
+
+
+def test_a_login_that_is_refused_is_counted_as_such(rabbitmq_server: RabbitServer) -> None:
+    broker = RabbitMQ(f"amqp://guest:secret@127.0.0.1:{rabbitmq_server.port}").open_broker(BrokerOptions("app"))
+    with pytest.raises(AccessRefused):
+        broker.declare(["q"])
+    assert broker.health().troubles == {Trouble.DENIED: 1}
+    broker.close()
+
+
+def test_a_limit_of_connections_passes(rabbitmq_server: RabbitServer) -> None:
+    rabbitmq_server.control("add_vhost", "full")
+    rabbitmq_server.control("set_permissions", "-p", "full", "guest", ".*", ".*", ".*")
+    rabbitmq_server.control("set_vhost_limits", "-p", "full", '{"max-connections": 0}')
+    check(f"{rabbitmq_server.url}/full", Unavailable, "no room for another connection")
 
 
 def test_a_user_who_may_not_create_queues(rabbitmq_server: RabbitServer) -> None:

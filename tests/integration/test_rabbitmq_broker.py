@@ -304,7 +304,7 @@ def test_garbage_is_set_aside_once(broker: RabbitBroker, namespace: str, admin: 
     until(lambda: depth(admin, f"{namespace}.dead") == count, "the dead queue to fill")
     report = broker.report(["q"])
     assert (report.depth, report.dead) == ({"q": 0}, count)
-    assert [(trouble.what, trouble.times) for trouble in report.troubles] == [(Trouble.FOREIGN.value, count)]
+    assert [(trouble.what, trouble.times) for trouble in broker.troubles()] == [(Trouble.FOREIGN.value, count)]
     _, properties, body = admin.basic_get(f"{namespace}.dead", auto_ack=True)
     assert body == b""
     (death,) = properties.headers["x-death"]

@@ -279,7 +279,7 @@ def test_a_server_short_of_memory(rabbitmq_server: RabbitServer, broker: RabbitB
     receive_all(broker, {ref.id for ref in refs(20, 20)})
     assert broker.health().troubles[Trouble.BLOCKED] == 1
     assert broker.report([]).state is BrokerState.CONNECTED
-    assert [(trouble.what, trouble.times) for trouble in broker.report([]).troubles] == [(Trouble.BLOCKED.value, 1)]
+    assert [(trouble.what, trouble.times) for trouble in broker.troubles()] == [(Trouble.BLOCKED.value, 1)]
 
 
 def _publishes(broker: RabbitBroker) -> bool:

@@ -15,7 +15,7 @@ from later.backends.rabbitmq.link import Link
 from later.backends.rabbitmq.publishing import Publishing
 from later.backends.rabbitmq.session import ANSWER, STARTING, Setup
 from later.backends.rabbitmq.target import Target
-from later.core.errors import BackendError
+from later.core.errors import BackendError, Unavailable
 from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, BrokerTrouble, Delivery
 from later.core.records import Ref
 
@@ -112,8 +112,6 @@ class RabbitBroker(Broker):
         state, error = BrokerState.CONNECTED, None
         depth: dict[str, int] = {}
         dead: int | None = None
-        # Before the look, which notes what it meets, too.
-        troubles = links.health.troubles()
         try:
             publishing = links.publish.session()
             assert publishing is not None
@@ -123,8 +121,9 @@ class RabbitBroker(Broker):
             depths = session.depth(queues, dead=True)
             depth, dead = {queue: depths[session.names.of(queue)] for queue in queues}, depths[session.names.dead]
         except BackendError as reason:
-            state, error = BrokerState.UNREACHABLE, str(reason)
-        return BrokerReport(self._address, state, error, depth, dead, troubles)
+            away = isinstance(reason, Unavailable)
+            state, error = BrokerState.UNREACHABLE if away else BrokerState.MISCONFIGURED, str(reason)
+        return BrokerReport(self._address, state, error, depth, dead)
 
     @override
     def troubles(self) -> tuple[BrokerTrouble, ...]:

@@ -34,16 +34,24 @@ def again(error: BackendError) -> BackendError:
 
 def translate(error: BaseException | None, target: Target) -> BackendError:
     """The error to raise instead of one of the driver. Names the host, never the password."""
-    place = f"RabbitMQ at {target.place}"
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, BackendError):
             return again(cause)
-        found = _refused(cause, target, place) or _connection(cause, target, place) or _of_broker(cause, place)
+        found = _of(cause, target)
         if found is not None:
             return found
     last = causes[-1] if causes else None
-    return Unavailable(f"{place} cannot be reached, or the connection was lost{_reason(last)}")
+    return Unavailable(f"RabbitMQ at {target.place} cannot be reached, or the connection was lost{_reason(last)}")
+
+
+def _of(cause: BaseException, target: Target) -> BackendError | None:
+    place = f"RabbitMQ at {target.place}"
+    return (
+        _refused(cause, target, f"RabbitMQ at {target.server}")
+        or _connection(cause, target, place)
+        or _of_broker(cause, target, place)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -62,20 +70,33 @@ def _refused(error: BaseException, target: Target, place: str) -> BackendError |
     """The login failed. pika takes every end at that point for a refusal, also a connection that was cut."""
     if not isinstance(error, (exceptions.ProbableAuthenticationError, exceptions.ProbableAccessDeniedError)):
         return None
-    code = _CODE.search(str(error))
+    said = str(error)
+    code = _CODE.search(said)
     match code[1] if code is not None else None:
         case "403":
+            guest = " (guest may log in only from the server's own machine)" if target.user == "guest" else ""
             return AccessRefused(
-                f"{place} refused the user name or the password (the user guest may log in only from the server's own "
-                "machine): check the login in the URL"
+                f"{place} refused the user name {target.user} or its password{guest}: check both in {target.address}, "
+                "and with rabbitmqctl authenticate_user"
+            )
+        case "530" if "limit" in said:
+            return Unavailable(f"{place} has no room for another connection: its limit is reached")
+        case "530" if "not found" in said:
+            return AccessRefused(
+                f"{place} has no virtual host {target.vhost}: check {target.address}, or make it "
+                f"(rabbitmqctl add_vhost {target.vhost})"
             )
         case "530":
             return AccessRefused(
-                f"{place} did not open the virtual host {target.vhost}: it does not exist, or the user may not use it "
-                "(rabbitmqctl add_vhost, rabbitmqctl set_permissions)"
+                f"{place} did not open the virtual host {target.vhost} to the user {target.user}: check "
+                f"{target.address}, or give the user the right ({_permit(target)})"
             )
         case _:
             return Unavailable(f"{place} ended the connection during the login")
+
+
+def _permit(target: Target) -> str:
+    return f'rabbitmqctl set_permissions -p {target.vhost} {target.user} ".*" ".*" ".*"'
 
 
 def _connection(error: BaseException, target: Target, place: str) -> BackendError | None:
@@ -107,7 +128,7 @@ def _connection(error: BaseException, target: Target, place: str) -> BackendErro
             return None
 
 
-def _of_broker(error: BaseException, place: str) -> BackendError | None:
+def _of_broker(error: BaseException, target: Target, place: str) -> BackendError | None:
     """What the server said when it closed a channel or the connection."""
     if not isinstance(error, (exceptions.ChannelClosed, exceptions.ConnectionClosed)):
         return None
@@ -115,7 +136,7 @@ def _of_broker(error: BaseException, place: str) -> BackendError | None:
         case 403:
             return AccessRefused(
                 f"{place} does not let this user do what is needed: {error.reply_text} (the user needs to configure, "
-                "write and read the queues of this app: rabbitmqctl set_permissions)"
+                f"write and read the queues of this app: {_permit(target)})"
             )
         case 405:
             return AccessRefused(f"{place} has a queue that belongs to another connection: {error.reply_text}")

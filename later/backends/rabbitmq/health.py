@@ -13,6 +13,7 @@ class Trouble(StrEnum):
     """What is noticed and healed."""
 
     REFUSED = "connections that could not be opened"
+    DENIED = "times the user, the virtual host or a right was refused"
     LOST = "connections lost"
     SILENT = "connections given up because nothing came"
     CHANNEL = "channels closed by the server"

@@ -17,7 +17,7 @@ from pika import exceptions
 from pika.adapters.select_connection import IOLoop
 
 from later.backends.rabbitmq.driver import THREAD_PREFIX, Connection, parameters
-from later.backends.rabbitmq.errors import again, translate
+from later.backends.rabbitmq.errors import AccessRefused, again, translate
 from later.backends.rabbitmq.health import HealthLog, Trouble
 from later.backends.rabbitmq.names import Names
 from later.backends.rabbitmq.target import Target
@@ -270,7 +270,7 @@ class Session(ABC):
         if self.ended:
             return
         if error is not None:
-            self.health.note(trouble, error=error)
+            self.health.note(Trouble.DENIED if isinstance(error, AccessRefused) else trouble, error=error)
         with self.changed:
             self.error = error
             self.ended_at = time.monotonic()

@@ -35,15 +35,19 @@ class Target:
     @property
     def address(self) -> str:
         """Its URL, the password left out."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         vhost = "" if self.vhost == "/" else f"/{quote(self.vhost, safe='')}"
-        return f"{'amqps' if self.tls else 'amqp'}://{quote(self.user, safe='')}:***@{host}:{self.port}{vhost}"
+        return f"{'amqps' if self.tls else 'amqp'}://{quote(self.user, safe='')}:***@{self.server}{vhost}"
 
     @property
     def place(self) -> str:
         """For messages: where it is, without secrets."""
+        return self.server + ("" if self.vhost == "/" else f" virtual host {self.vhost}")
+
+    @property
+    def server(self) -> str:
+        """Its host and port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" + ("" if self.vhost == "/" else f" virtual host {self.vhost}")
+        return f"{host}:{self.port}"
 
 
 def parse(url: str) -> Target:
