@@ -119,6 +119,7 @@ def test_a_url_is_read(url: str, options: dict[str, str]) -> None:
         f"postgres://u:{SECRET}/x@h:1/d",
         f"postgres://u:{SECRET}@h:port/d",
         f"postgres://u:{SECRET}@h:99999/d",
+        f"postgres://u:{SECRET}@h:0/d",
         f"postgres://u:{SECRET}@a:b:c/d",
         f"postgres://u:{SECRET}%ff@h/d",
         f"postgres://u:{SECRET}@h/d?x",
@@ -167,6 +168,14 @@ def test_a_password_with_all_that_is_special_works(opened: Open, guarded: Postgr
         (f"app:{SECRET}", "postgres?sslmode=require", "TLS"),
         (f"app:{SECRET}", "postgres?sslmode=perhaps", "option"),
         (f"app:{SECRET}", "postgres?nonsense=1", "option"),
+        (f"app:{SECRET}", "postgres?service=nosuch", "option"),
+        (f"app:{SECRET}", "postgres?options=-c%20foo", "option"),
+        (f"app:{SECRET}", "postgres?options=-c%20foo%3D1", "option"),
+        (f"app:{SECRET}", "postgres?options=--foo", "option"),
+        (f"app:{SECRET}", "postgres?options=foo", "option"),
+        (f"app:{SECRET}", "postgres?options=-c%20jit%3Dperhaps", "option"),
+        (f"app:{SECRET}", "postgres?replication=perhaps", "option"),
+        (f"app:{SECRET}", "postgres?gssencmode=require", "option"),
         ("reader:reader", "postgres?schema=mine", "create"),
     ],
 )
@@ -272,6 +281,26 @@ def test_all_connections_of_the_process_are_in_use(opened: Open, guarded: Postgr
     with storage._database._lend(time.monotonic() + 5), pytest.raises(Unavailable, match="all 1 connections"):
         storage.counts()
     storage.migrate()
+
+
+def test_an_interrupt_while_a_connection_is_lent_keeps_none(
+    opened: Open, guarded: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opened(address(guarded, f"app:{SECRET}"), timeout=timedelta(seconds=5), connections=1)
+    storage.migrate()
+    assert isinstance(storage, PostgresStorage)
+    database = storage._database
+    take = database._take
+
+    def interrupted(*arguments: Any) -> None:
+        take(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "_take", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            storage.counts()
+    assert storage.counts().by_queue == {}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from later.backends.postgres import Postgres, sets
 from later.backends.postgres.connection import Database
 from later.backends.postgres.statements import Statements
 from later.backends.postgres.target import parse
+from later.backends.postgres.wire import Query, Value, Wire
 from later.core.errors import ConfigError, SchemaMismatch
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
@@ -46,6 +48,17 @@ def storage(url: str) -> Iterator[Storage]:
 def admin(postgres_server: PostgresServer) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
     with psycopg.connect(postgres_server.url, autocommit=True) as admin:
         yield admin
+
+
+@contextmanager
+def wire(url: str) -> Iterator[Wire]:
+    """A connection as the storage opens them."""
+    database = Database(parse(url), pooler=False, timeout=20, limit=1)
+    opened = database.open()
+    try:
+        yield opened
+    finally:
+        database.shut(opened)
 
 
 def test_eight_processes_migrate_at_once(url: str, storage: Storage) -> None:
@@ -103,12 +116,9 @@ def test_a_schema_made_by_somebody_else_is_used(
 def test_an_asynchronous_database_is_asked_to_wait_for_its_disk(postgres_server: PostgresServer) -> None:
     options = "options=-c%20synchronous_commit%3D"
     for given, used in [("off", "on"), ("remote_apply", "remote_apply"), ("on", "on")]:
-        target = parse(f"{postgres_server.url}?{options}{given}")
-        database = Database(target, pooler=False, timeout=5, limit=1)
-        wire = database.open()
-        wire.connection.pgconn.exit_pipeline_mode()
-        assert wire.connection.execute("SHOW synchronous_commit").fetchone() == (used,)
-        database.shut(wire)
+        with wire(f"{postgres_server.url}?{options}{given}") as opened:
+            opened.connection.pgconn.exit_pipeline_mode()
+            assert opened.connection.execute("SHOW synchronous_commit").fetchone() == (used,)
 
 
 def fill(admin: "psycopg.Connection[tuple[Any, ...]]", schema: str, app: int, ended: int) -> None:
@@ -157,6 +167,13 @@ def statements_of_work(sql: Statements) -> dict[str, tuple[Any, dict[str, Any]]]
     }
 
 
+def explained(wire: Wire, query: Query, values: Mapping[str, Value]) -> Any:
+    answer = wire.send(query._replace(text=b"EXPLAIN (FORMAT JSON) " + query.text), values)
+    wire.exchange()
+    [(plan,)] = answer.rows
+    return plan
+
+
 def scans(plan: Any) -> Iterator[tuple[Any, Any, Any]]:
     """(table, kind, index condition) of every scan in a plan."""
     if isinstance(plan, list):
@@ -184,21 +201,16 @@ def test_no_statement_reads_what_it_does_not_want(
     fill(admin, schema, app, 100_000)
     if statistics == "of full tables":
         admin.execute(f'VACUUM ANALYZE "{schema}".job, "{schema}".ended'.encode())
-    database = Database(parse(url), pooler=False, timeout=20, limit=1)
-    wire = database.open()
-    for name, (query, values) in statements_of_work(Statements(schema, app)).items():
-        explained = wire.send(query._replace(text=b"EXPLAIN (FORMAT JSON) " + query.text), values)
-        wire.exchange()
-        [(plan,)] = explained.rows
-        for table, kind, condition in scans(plan):
-            if table in {"job", "ended", "error"}:
-                assert kind in {"Index Scan", "Index Only Scan", "Tid Scan"}, f"{name}: {json.dumps(plan, indent=1)}"
-                assert condition, f"{name} reads all of {table}: {json.dumps(plan, indent=1)}"
-                # The first by its order is one row.
-                assert condition != f"(app = {app})" or name == "next_due", (
-                    f"{name} reads all of {table}: {json.dumps(plan, indent=1)}"
-                )
-    database.shut(wire)
+    with wire(url) as opened:
+        for name, (query, values) in statements_of_work(Statements(schema, app)).items():
+            plan = explained(opened, query, values)
+            for table, kind, condition in scans(plan):
+                if table in {"job", "ended", "error"}:
+                    shown = f"{name} on {table}: {json.dumps(plan, indent=1)}"
+                    assert kind in {"Index Scan", "Index Only Scan", "Tid Scan"}, shown
+                    # The first by its order is one row.
+                    reads_all = not condition or (condition == f"(app = {app})" and name != "next_due")
+                    assert not reads_all, f"reads all: {shown}"
 
 
 def test_the_past_is_counted_and_found_beside_the_present(

@@ -490,8 +490,17 @@ def test_a_parent_that_ends_while_its_child_is_committed(storage: PostgresStorag
 
 def test_the_race_is_one(storage: PostgresStorage, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the second look, children wait for ever."""
-    monkeypatch.setattr(PostgresStorage, "_settle", lambda _: [])
+    monkeypatch.setattr(PostgresStorage, "_settle", lambda _: ([], False))
     assert set(race(storage, connect(), 30)) >= {State.AWAITING}
+
+
+def test_more_continuations_than_one_promotion_looks_at(storage: PostgresStorage, connect: Connect) -> None:
+    """It says that it is not done."""
+    storage.insert([new_job("parent")])
+    with connect() as connection, connection.transaction():
+        storage.insert_within(connection, [new_job(f"child-{n}", "parent") for n in range(501)])
+    assert storage.promote(10).next_due_in == 0
+    assert storage.promote(10).next_due_in is None
 
 
 def test_a_hundred_threads(jobs: BackgroundJobs[None, Any], connect: Connect) -> None:

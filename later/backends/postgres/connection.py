@@ -102,6 +102,14 @@ class Session:
         self._wire.script(statements)
 
 
+class _Turn:
+    """One of the connections that a process may have, as its borrower sees it. An object, so that it can be given back
+    whether or not an interrupt came before it was taken."""
+
+    closings = 0
+    """Calls of `close` before it."""
+
+
 class Database:
     """Opens connections in the calling thread, as they are needed: an error of the first one is the caller's error, at
     once. (psycopg's own pool opens them in threads, which do not survive a fork, and whose caller learns after a
@@ -132,7 +140,7 @@ class Database:
         self._changed = Condition(Lock())
         self._idle: list[tuple[Wire, float]] = []
         self._open: set[Wire] = set()
-        self._lent = 0
+        self._lent: set[_Turn] = set()
         self._closings = 0
 
     def run(self, work: Callable[[Session], T], *, patience: float | None = None) -> T:
@@ -211,9 +219,10 @@ class Database:
 
     @contextmanager
     def _lend(self, deadline: float) -> Generator[Wire]:
-        closings = self._take_turn(deadline)
+        turn = _Turn()
         wire: Wire | None = None
         try:
+            self._take(turn, deadline)
             wire = self._idle_wire() or self.open()
             wire.deadline = deadline
             yield wire
@@ -222,19 +231,19 @@ class Database:
                 _roll_back(wire)
             raise
         finally:
-            self._give_back(wire, closings)
+            self._give_back(turn, wire)
 
-    def _take_turn(self, deadline: float) -> int:
+    def _take(self, turn: _Turn, deadline: float) -> None:
         if self._pid != os.getpid():
             self.after_fork()
         with self._changed:
-            if not self._changed.wait_for(lambda: self._lent < self._limit, deadline - time.monotonic()):
+            if not self._changed.wait_for(lambda: len(self._lent) < self._limit, deadline - time.monotonic()):
                 raise Unavailable(
                     f"all {self._limit} connections of this process to PostgreSQL at {self.place} stayed in use: try "
                     "again, or raise `connections` of Postgres(...)"
                 )
-            self._lent += 1
-            return self._closings
+            turn.closings = self._closings
+            self._lent.add(turn)
 
     def _idle_wire(self) -> Wire | None:
         """The one used last, if the server has not ended it meanwhile."""
@@ -247,14 +256,14 @@ class Database:
                 return wire
             self.shut(wire)
 
-    def _give_back(self, wire: Wire | None, closings: int) -> None:
+    def _give_back(self, turn: _Turn, wire: Wire | None) -> None:
         now = time.monotonic()
         superfluous: list[Wire] = []
         with self._changed:
-            self._lent -= 1
+            self._lent.discard(turn)
             self._changed.notify()
             if wire is not None:
-                if wire.idle and closings == self._closings:
+                if wire.idle and turn.closings == self._closings:
                     self._idle.append((wire, now))
                 else:
                     superfluous.append(wire)

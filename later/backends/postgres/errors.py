@@ -37,6 +37,11 @@ _LOGIN: Final = (
     "authentication failed",
 )
 _TLS: Final = ("SSL", "certificate")
+_OPTION: Final = re.compile(
+    r"invalid \w+ value|invalid value for parameter|parameter \S+ requires a|unrecognized configuration parameter"
+    r"|cannot be changed|FATAL: +-.* requires a value|invalid command-line argument"
+    r"|invalid port number|definition of service|service file|GSSAPI encryption required"
+)
 _PROTOCOL: Final = ("received invalid response", "expected authentication request", "unsupported frontend protocol")
 
 
@@ -95,7 +100,7 @@ def _without_code(error: psycopg.Error, place: str, secrets: Sequence[str]) -> L
             "the libpq of this machine is older than 14 and cannot send several statements at once: "
             'pip install "later-jobs[postgres]", which brings a newer one'
         )
-    if isinstance(error, psycopg.ProgrammingError) or re.search(r"invalid \w+ value", text):
+    if isinstance(error, psycopg.ProgrammingError) or _OPTION.search(text):
         return ConfigError(
             f"an option in the URL of PostgreSQL at {place} is none, or has no such value: {_line(text)}"
         )

@@ -235,18 +235,18 @@ class PostgresStorage(Storage):
     def _look(self, step: Look) -> list[Row]:
         return self._database.run(lambda session: session.rows(step.query, step.values, last=True))
 
-    def _settle(self) -> list[Ref]:
-        """Look again at continuations that were inserted so."""
+    def _settle(self) -> tuple[list[Ref], bool]:
+        """Look again at continuations that were inserted so. Also returns whether there may be more of them."""
         sql = self._sql()
 
-        def work(session: Session) -> list[Ref]:
+        def work(session: Session) -> tuple[list[Ref], bool]:
             rows = Work(session, sql)
             with session.batch():
                 listed = session.send(sql["unsettled"], {"limit": _UNSETTLED})
                 moment = session.send(sql["moment"], self._values())
             children = [child for child, _ in listed.rows]
             if not children:
-                return []
+                return [], False
             [(now,)] = moment.rows
             # The parents first, as for every insert and every end.
             rows.read_for_insert([], [parent for _, parent in listed.rows])
@@ -256,11 +256,11 @@ class PostgresStorage(Storage):
                 rows.send_writes()
                 session.send(sql["settled"], {"ids": arrays.texts(children)})
                 self._send_commit(session, _queues(enqueued))
-            return enqueued
+            return enqueued, len(children) == _UNSETTLED
 
-        enqueued = self._database.run(work)
+        enqueued, more = self._database.run(work)
         self._wakeup.enqueued(_queues(enqueued))
-        return enqueued
+        return enqueued, more
 
     # Working
 
@@ -377,7 +377,7 @@ class PostgresStorage(Storage):
 
         ready, unsettled = self._database.run(look)
         # With a broker, what becomes Enqueued here would be published late: `promote` gives it to the publisher.
-        return ready or (unsettled and not self._outbox and bool(self._settle()))
+        return ready or (unsettled and not self._outbox and bool(self._settle()[0]))
 
     # Servers
 
@@ -457,9 +457,9 @@ class PostgresStorage(Storage):
             return next_due_in, unsettled.rows == [(True,)], untold.rows == [(True,)]
 
         next_due_in, unsettled, untold = self._database.run(look)
-        settled = tuple(self._settle()) if unsettled else ()
+        settled, more = self._settle() if unsettled else ([], False)
         if (next_due_in is None or next_due_in > 0) and not untold:
-            return Promoted(settled, next_due_in)
+            return Promoted(tuple(settled), 0 if more else next_due_in)
 
         def work(session: Session) -> Promoted:
             rows = Work(session, sql)
@@ -479,7 +479,7 @@ class PostgresStorage(Storage):
                 left = session.send(sql["has_untold"], {})
                 self._send_commit(session, _queues(enqueued))
             [(next_due_in,)] = following.rows
-            return Promoted((*settled, *enqueued), 0 if left.rows == [(True,)] else next_due_in)
+            return Promoted((*settled, *enqueued), 0 if more or left.rows == [(True,)] else next_due_in)
 
         promoted = self._database.run(work)
         self._wakeup.enqueued(_queues(promoted.enqueued))

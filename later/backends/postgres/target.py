@@ -70,7 +70,7 @@ def parse(url: str) -> Target:
 
 def _hosts(hosts: str) -> tuple[str, str]:
     found = [_HOST.fullmatch(host) for host in hosts.split(",")]
-    matches = [match for match in found if match is not None and int(match[2] or 1) <= 65535]
+    matches = [match for match in found if match is not None and 1 <= int(match[2] or 1) <= 65535]
     if len(matches) < len(found):
         raise ConfigError(
             f"the PostgreSQL URL names no host and port that can be: {_FORMS}; {_ESCAPE}, and put an IPv6 address into "
