@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -110,14 +110,39 @@ def test_a_password_may_hold_any_character(start: Start, login: str) -> None:
     storage.close()
 
 
-@pytest.mark.parametrize("login", ["", ":wrong-secret@", "nobody:wrong-secret@"])
-def test_a_refused_login_is_told_without_the_password(start: Start, login: str) -> None:
-    server = start("--requirepass", "secret", password="secret")
+@pytest.mark.parametrize(
+    ("password", "login", "message"),
+    [
+        ("secret", "", "wants a login and the URL has none: write USER:PASSWORD@"),
+        ("secret", ":wrong-secret@", "refused the login of the default user: check"),
+        ("secret", "nobody:wrong-secret@", "refused the login of the user nobody: check"),
+        ("", ":secret@", "has no password for the default user, and the URL gives one: leave it out"),
+    ],
+)
+def test_a_refused_login_is_told_without_the_password(start: Start, password: str, login: str, message: str) -> None:
+    server = start("--requirepass", password, password=password or None)
     storage = opened(f"redis://{login}127.0.0.1:{server.port}")
-    with pytest.raises(ConfigError, match="refused the login") as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         storage.migrate()
     assert "secret" not in str(caught.value)
     assert f"127.0.0.1:{server.port}" in str(caught.value)
+
+
+def test_a_user_without_rights_is_told_which_ones_to_have(start: Start) -> None:
+    server = start()
+    admin: Any = redis.Redis(port=server.port)
+    admin.execute_command("ACL", "SETUSER", "jobs", "on", ">secret", "+info", "+evalsha")
+    storage = opened(f"redis://jobs:secret@127.0.0.1:{server.port}")
+    with pytest.raises(ConfigError, match=r"does not let the user jobs .*: ACL SETUSER jobs ") as caught:
+        storage.migrate()
+    assert "secret" not in str(caught.value)
+    admin.execute_command(*str(caught.value).rpartition(": ")[2].split())
+    storage.migrate()
+    storage.insert([new()])
+    assert not storage.wait(["other"], 0.01)
+    assert state(storage) is State.ENQUEUED
+    storage.close()
+    admin.close()
 
 
 def test_an_ipv6_address(start: Start) -> None:

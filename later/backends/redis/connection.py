@@ -67,7 +67,7 @@ class Connection:
         except NoScriptError:
             pass
         except FAILURES as error:
-            raise translate(error, self.place) from error
+            raise translate(error, self.place, self._target.user) from error
         # New to this server, or it has restarted. EVAL also keeps the script for the next time.
         return self.command("EVAL", script.text, 1, key, *args, once=once)
 
@@ -76,7 +76,7 @@ class Connection:
         try:
             return self._send(*args, once=once)
         except FAILURES as error:
-            raise translate(error, self.place) from error
+            raise translate(error, self.place, self._target.user) from error
 
     def _send(self, *args: str | bytes | int, once: bool) -> Any:
         client = self.client()
@@ -142,7 +142,7 @@ class Connection:
             for section in ("server", "memory", "persistence"):
                 found.update(client.info(section, **node))
         except FAILURES as error:
-            raise translate(error, self.place) from error
+            raise translate(error, self.place, self._target.user) from error
         return found
 
     def _open(self) -> Any:

@@ -24,6 +24,9 @@ _LOGIN: Final = (
     driver.AuthenticationWrongNumberOfArgsError,
 )
 _LOGIN_CODES: Final = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
+RIGHTS: Final = "~later:* &later:* +@read +@write +@scripting +@pubsub +@connection +info +time +cluster"
+"""What a user needs to be allowed, as ACL SETUSER has it."""
+_COMMAND: Final = re.compile(r"'([\w|-]{1,40})' (?:sub)?command")
 _PASSING: Final = frozenset(
     {"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "UNKILLABLE", "MOVED", "ASK"}
 )
@@ -33,10 +36,11 @@ _KEY: Final = re.compile(r"CORRUPT (\S+)")
 _CODE: Final = re.compile(r"\b([A-Z]{3,})\b")
 
 
-def translate(error: Exception, place: str) -> LaterError:
-    """The error to raise instead, about the server at `place`. No message holds a value that was sent."""
+def translate(error: Exception, place: str, user: str | None) -> LaterError:
+    """The error to raise instead, about the server at `place`, to which `user` logs in. No message holds a value
+    that was sent."""
     if isinstance(error, _LOGIN):
-        return _refused(place)
+        return _refused(str(error), place, user)
     if isinstance(error, driver.OutOfMemoryError):
         return _full(place)
     if isinstance(error, driver.ReadOnlyError):
@@ -48,7 +52,7 @@ def translate(error: Exception, place: str) -> LaterError:
     if isinstance(error, driver.RedisClusterException):
         return _no_cluster(error, place)
     if isinstance(error, driver.RedisError):
-        return _answer(str(error), place)
+        return _answer(str(error), place, user)
     return BackendError(f"the driver of Redis raised {type(error).__name__} about {place}: a fault for its authors")
 
 
@@ -81,7 +85,7 @@ def _no_cluster(error: Exception, place: str) -> LaterError:
     return Unavailable(f"no node of the Redis cluster at {place} can be reached, or none has the key; try again")
 
 
-def _answer(text: str, place: str) -> LaterError:
+def _answer(text: str, place: str, user: str | None) -> LaterError:
     key = _KEY.search(text)
     if key is not None:
         return Corrupt(
@@ -95,7 +99,7 @@ def _answer(text: str, place: str) -> LaterError:
             "TYPE, delete it or restore a backup; let nothing else write such keys"
         )
     if codes & _LOGIN_CODES:
-        return _refused(place)
+        return _refused(text, place, user)
     if "OOM" in codes:
         return _full(place)
     if "MISCONF" in codes:
@@ -115,10 +119,22 @@ def _answer(text: str, place: str) -> LaterError:
     return BackendError(f"Redis at {place} refused a call: {text.splitlines()[0][:120] if text else 'no reason given'}")
 
 
-def _refused(place: str) -> LaterError:
+def _refused(text: str, place: str, user: str | None) -> LaterError:
+    who = f"the user {user}" if user else "the default user"
+    if "without any password" in text or "no password is set" in text:
+        return ConfigError(
+            f"Redis at {place} has no password for {who}, and the URL gives one: leave it out, or set it on the server"
+        )
+    if "NOAUTH" in text or "Authentication required" in text:
+        return ConfigError(
+            f"Redis at {place} wants a login and the URL has none: write USER:PASSWORD@, or :PASSWORD@, before the host"
+        )
+    if "NOPERM" in text or "ermission" in text:
+        command = _COMMAND.search(text)
+        what = f"run {command[1].upper()}" if command is not None else "touch a key or channel of later's"
+        return ConfigError(f"Redis at {place} does not let {who} {what}: ACL SETUSER {user or 'default'} {RIGHTS}")
     return ConfigError(
-        f"Redis at {place} refused the login or lacks a permission: check user and password in the URL, and that the "
-        "user may run scripts and touch keys and channels that begin with later:"
+        f"Redis at {place} refused the login of {who}: check user and password in the URL (ACL LIST on the server)"
     )
 
 
