@@ -10,7 +10,7 @@ from rich.text import Text
 from later.cli.options import json_option
 from later.cli.output import Column, bold, clean, line, table, write, write_json
 from later.core.ports import BrokerCapabilities, StorageCapabilities
-from later.runtime.plugins import InstalledBackend, installed_backends
+from later.runtime.plugins import DISTRIBUTION, InstalledBackend, installed_backends
 
 _SHORT: Final = {"shared_between_hosts": "hosts"}
 """So that the table fits into 80 columns."""
@@ -20,7 +20,8 @@ _SHORT: Final = {"shared_between_hosts": "hosts"}
 @json_option
 def backends(*, as_json: bool) -> None:
     """List the installed storages and brokers by the scheme of their URLs, what each can do as far as its plugin says,
-    and whether it loads.
+    and whether it loads. What a pip extra of later would bring is "not installed"; the commands that install it stand
+    below.
 
     Imports each of them; opens no connection. A URL may have options that change what its backend can do.
 
@@ -36,7 +37,7 @@ def backends(*, as_json: bool) -> None:
         [
             Column("SCHEME"),
             Column("KIND"),
-            Column("CAPABILITIES", shrinks=True),
+            Column("CAPABILITIES", wraps=True),
             Column("DISTRIBUTION", shrinks=True),
             Column("VERSION"),
             Column("STATUS"),
@@ -48,16 +49,28 @@ def backends(*, as_json: bool) -> None:
                 _words(capabilities),
                 clean(backend.distribution),
                 clean(backend.version),
-                Text("loads", "green") if backend.error is None else Text("broken", "bold red"),
+                _status(backend),
             ]
             for backend in found
             for kind, capabilities in _kinds(backend)
         ],
     )
+    missing = sorted({backend.extra for backend in found if backend.extra is not None})
+    if missing:
+        write()
+    for extra in missing:
+        schemes = ", ".join(backend.scheme for backend in found if backend.extra == extra)
+        write(bold(f'pip install "{DISTRIBUTION}[{extra}]"'), f" installs what {clean(schemes)} needs")
     for backend in found:
-        if backend.error is not None:
+        if backend.error is not None and backend.extra is None:
             write()
             write(bold(f"{clean(backend.scheme)}: "), line(backend.error, 2000))
+
+
+def _status(backend: InstalledBackend) -> Text:
+    if backend.extra is not None:
+        return Text("not installed", "dim")
+    return Text("loads", "green") if backend.error is None else Text("broken", "bold red")
 
 
 def _kinds(backend: InstalledBackend) -> Iterator[tuple[str, StorageCapabilities | BrokerCapabilities | None]]:
@@ -85,6 +98,7 @@ def _document(backend: InstalledBackend) -> dict[str, object]:
         "version": backend.version,
         "loads": backend.error is None,
         "error": backend.error,
+        "extra": backend.extra,
         "storage": _part(backend.storage, backend.storage_capabilities),
         "broker": _part(backend.broker, backend.broker_capabilities),
     }

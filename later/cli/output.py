@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Final, TextIO
 
 import click
@@ -93,10 +94,13 @@ class Column:
     right: bool = False
     shrinks: bool = False
     """May be cut, with an ellipsis, where the table is too wide. An id never is: it is there to be copied."""
+    wraps: bool = False
+    """Goes on below itself, where the table is too wide, instead of being cut."""
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> None:
-    """Columns two spaces apart, no lines: each row is one line of text for grep, awk and a pair of eyes alike."""
+    """Columns two spaces apart, no lines: each row is one line of text for grep, awk and a pair of eyes alike, unless a
+    cell wraps."""
     cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
     widths = [
         max([cell_len(column.title), *(cell_len(row[place].plain) for row in cells)])
@@ -105,10 +109,14 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]]) -> No
     _shrink(columns, widths, width())
     head = [bold(column.title) for column in columns]
     for row in [head, *cells]:
-        fitted = [_fit(cell, column, cells) for cell, column, cells in zip(row, columns, widths, strict=True)]
-        text = Text("  ").join(fitted)
-        text.rstrip()
-        write(text)
+        parts = [
+            cell.wrap(_console(sys.stdout), cells) if column.wraps and cells else [cell]
+            for cell, column, cells in zip(row, columns, widths, strict=True)
+        ]
+        for below in zip_longest(*parts, fillvalue=Text()):
+            text = Text("  ").join(map(_fit, below, columns, widths))
+            text.rstrip()
+            write(text)
 
 
 def entries(rows: Sequence[tuple[Text, str | Text]]) -> None:
@@ -136,7 +144,7 @@ _LEAST: Final = 8
 def _shrink(columns: Sequence[Column], widths: list[int], room: int) -> None:
     """Take what the table is too wide from the shrinking columns, always from the widest."""
     excess = sum(widths) + 2 * (len(widths) - 1) - room
-    shrinking = [place for place, column in enumerate(columns) if column.shrinks]
+    shrinking = [place for place, column in enumerate(columns) if column.shrinks or column.wraps]
     while excess > 0 and shrinking:
         widest = max(shrinking, key=lambda place: widths[place])
         if widths[widest] <= max(_LEAST, cell_len(columns[widest].title)):

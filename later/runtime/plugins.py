@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 GROUP: Final = "later.backends"
 
+DISTRIBUTION: Final = "later-jobs"
+"""What this package is called where packages are installed from."""
+
 _EXTRAS: Final = {
     "redis": "redis",
     "rediss": "redis",
@@ -46,12 +49,20 @@ class InstalledBackend:
     version: str
     error: str | None
     """Why it cannot be used; None when it loads."""
+    extra: str | None = None
+    """The extra of `DISTRIBUTION` that is not installed, where that is why."""
     storage: bool = False
     """It offers a storage."""
     broker: bool = False
     storage_capabilities: StorageCapabilities | None = None
     """What its storage can do; None when it does not say."""
     broker_capabilities: BrokerCapabilities | None = None
+
+
+class _WithoutExtraError(PluginError):
+    def __init__(self, message: str, extra: str) -> None:
+        super().__init__(message)
+        self.extra = extra
 
 
 class Plugins:
@@ -126,6 +137,8 @@ def installed_backends() -> list[InstalledBackend]:
             if schemes.count(entry.name) > 1:
                 _entry_for("backend", entry.name)
             backend = _described(backend, entry)
+        except _WithoutExtraError as problem:
+            backend = replace(backend, error=str(problem), extra=problem.extra)
         except LaterError as problem:
             backend = replace(backend, error=str(problem))
         found.append(backend)
@@ -186,13 +199,24 @@ def _entry_for(kind: str, scheme: str) -> "EntryPoint":
     """The one entry point named `scheme`."""
     entries = list(_entry_points().select(name=scheme))
     if not entries:
-        extra = _EXTRAS.get(scheme)
-        install = f'pip install "later-jobs[{extra}]"' if extra else "install a plugin that answers to it"
-        raise UnknownScheme(f"no installed {kind} answers to {scheme}://: {install}")
+        raise UnknownScheme(f"no installed {kind} answers to {scheme}://: {_advice(scheme)}")
     if len(entries) > 1:
         origins = " and ".join(sorted(_origin(entry) for entry in entries))
         raise PluginError(f"{scheme}:// is offered by {origins}: uninstall all but one of them")
     return entries[0]
+
+
+def _advice(scheme: str) -> str:
+    from difflib import get_close_matches
+
+    if extra := _EXTRAS.get(scheme):
+        return f'pip install "{DISTRIBUTION}[{extra}]"'
+    # The name of a product is no scheme, but says what is meant.
+    named = [known for known, extra in _EXTRAS.items() if extra == scheme]
+    known = {entry.name for entry in _entry_points()} | _EXTRAS.keys()
+    close = named[:1] or get_close_matches(scheme, sorted(known), 1)
+    meant = f"did you mean {close[0]}://? " if close else ""
+    return f"{meant}`later backends` lists what is installed; else install a plugin that answers to it"
 
 
 def _entry_points() -> "EntryPoints":
@@ -219,14 +243,14 @@ def _load(manager: "PluginManager", entry: "EntryPoint") -> object:
     try:
         plugin: object = entry.load()
     except (Exception, SystemExit) as error:  # the import runs the plugin's code, which may raise anything
+        what = f"the backend for {entry.name}:// from {_origin(entry)} does not load: {type(error).__name__}: {error}"
         extra = _EXTRAS.get(entry.name)
-        hint = ""
-        if isinstance(error, ModuleNotFoundError) and extra:
-            hint = f'. Install what it needs: pip install "later-jobs[{extra}]"'
-        raise PluginError(
-            f"the backend for {entry.name}:// from {_origin(entry)} does not load: "
-            f"{type(error).__name__}: {error}{hint}"
-        ) from error
+        # Not later's own, which no extra brings.
+        if isinstance(error, ModuleNotFoundError) and extra and (error.name or "").partition(".")[0] != "later":
+            raise _WithoutExtraError(
+                f'{what}. Install what it needs: pip install "{DISTRIBUTION}[{extra}]"', extra
+            ) from error
+        raise PluginError(what) from error
     try:
         manager.register(plugin, name=f"{entry.name} from {_origin(entry)}")
         manager.check_pending()

@@ -121,6 +121,36 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_backends_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        InstalledBackend(scheme, "later-jobs", "1.2", "it does not load", extra)
+        for scheme, extra in (("amqp", "rabbitmq"), ("redis", "redis"), ("valkey", "redis"))
+    ]
+    monkeypatch.setattr(backends, "installed_backends", lambda: found)
+
+    assert later_command("backends").stdout.splitlines() == [
+        "SCHEME  KIND  CAPABILITIES  DISTRIBUTION  VERSION  STATUS",
+        "amqp    ?     ?             later-jobs    1.2      not installed",
+        "redis   ?     ?             later-jobs    1.2      not installed",
+        "valkey  ?     ?             later-jobs    1.2      not installed",
+        "",
+        'pip install "later-jobs[rabbitmq]" installs what amqp needs',
+        'pip install "later-jobs[redis]" installs what redis, valkey needs',
+    ]
+
+
+def test_capabilities_are_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    can = StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=True, transactional=True)
+    found = [InstalledBackend("postgresql", "later-jobs", "1.2", None, storage=True, storage_capabilities=can)]
+    monkeypatch.setattr(backends, "installed_backends", lambda: found)
+
+    assert later_command("backends").stdout.splitlines() == [
+        "SCHEME      KIND     CAPABILITIES                  DISTRIBUTION  VERSION  STATUS",
+        "postgresql  storage  durable, hosts, push,         later-jobs    1.2      loads",
+        "                     transactional",
+    ]
+
+
 def test_backends_as_json() -> None:
     import json
 
@@ -133,6 +163,7 @@ def test_backends_as_json() -> None:
         "version": found["sqlite"]["version"],
         "loads": True,
         "error": None,
+        "extra": None,
         "storage": {
             "capabilities": {
                 "durable": True,

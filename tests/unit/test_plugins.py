@@ -116,7 +116,13 @@ def test_a_plugin_is_only_asked_for_its_own_scheme(install: Install) -> None:
         ("postgresql://u:hunter2@h", r'pip install "later-jobs\[postgres\]"'),
         ("amqp://u:hunter2@h", r'pip install "later-jobs\[rabbitmq\]"'),
         ("amqps://u:hunter2@h", r'pip install "later-jobs\[rabbitmq\]"'),
-        ("mongodb://u:hunter2@h", "install a plugin that answers to it"),
+        (
+            "mongodb://u:hunter2@h",
+            r"`later backends` lists .*; else install a plugin that answers to it",
+        ),
+        ("rabbitmq://u:hunter2@h", r"did you mean amqp://\? `later backends` lists"),
+        ("postgress://u:hunter2@h", r"did you mean postgres://\?"),
+        ("reddis://u:hunter2@h", r"did you mean redis://\?"),
     ],
 )
 def test_an_unknown_scheme_says_what_to_install(
@@ -175,6 +181,7 @@ def test_a_known_backend_without_its_driver_says_what_to_install(
     monkeypatch.setitem(__import__("later.runtime.plugins", fromlist=["_EXTRAS"])._EXTRAS, "acmedb", "redis")
     with pytest.raises(PluginError, match=r'pip install "later-jobs\[redis\]"'):
         storage("acmedb://")
+    assert [each.extra for each in installed_backends() if each.scheme == "acmedb"] == ["redis"]
 
 
 def test_an_entry_point_that_names_nothing(install: Install) -> None:
@@ -241,6 +248,7 @@ def test_installed_backends(install: Install) -> None:
     assert found["memory"].error is None
     assert (found["acme"].distribution, found["acme"].version, found["acme"].error) == ("acme-later", "1.2", None)
     assert "ModuleNotFoundError" in (found["broken"].error or "")
+    assert found["broken"].extra is None
 
 
 WITH_CAPABILITIES = (
