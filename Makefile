@@ -16,6 +16,10 @@ PLUGIN := examples/plugins/later-nats
 PYTHON ?=
 # More arguments for pytest: `make test ARGS="-k retry -x"`.
 ARGS ?=
+# What `make bench` measures: names of systems, else all; how often; and the most jobs in one run.
+ONLY ?=
+ROUNDS ?=
+JOBS ?=
 
 PYTEST := $(BIN)/python -m pytest -n auto
 
@@ -56,7 +60,7 @@ find() { \
 say() { printf '%s\n' "$$@" >&2; }
 endef
 
-.PHONY: help setup format lint types check test demo lock clean FORCE
+.PHONY: help setup format lint types check test demo bench lock clean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +68,7 @@ help: ## List the targets
 	@echo '  PYTHON=python3.12 make setup    choose the interpreter'
 	@echo '  make test ARGS="-k retry -x"    pass arguments to pytest'
 	@echo '  make demo BACKEND=redis         the demo on redis, postgres, rabbitmq+redis or rabbitmq+postgres'
+	@echo '  make bench ONLY="later:redis sidekiq" ROUNDS=1 JOBS=10000    a part, and less of it'
 
 setup: $(STAMP) ## Create .venv with the locked dependencies and this project; does nothing when up to date
 
@@ -135,6 +140,9 @@ test: lint types ## Before each push: lint, types and all tests, with coverage
 
 demo: setup ## Run the demo (examples/demo)
 	@$(BIN)/python examples/demo/run.py
+
+bench: setup ## Measure later beside other systems, and write docs/benchmarks.md; takes an hour
+	@$(BIN)/python -m benchmarks --only "$(ONLY)" $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(JOBS),--jobs $(JOBS))
 
 lock: ## Write requirements/dev.lock anew from pyproject.toml (UPGRADE=yes: with the newest versions)
 	@test -x $(BIN)/uv || { echo "make lock: run 'make setup' first (it installs uv)." >&2; exit 1; }

@@ -102,6 +102,12 @@ class PostgresServer:
             return "authentication" in str(error) or "pg_hba" in str(error)
         return True
 
+    @property
+    def pid(self) -> int:
+        """Of the first of its processes."""
+        assert self._process is not None
+        return self._process.pid
+
     def restart(self) -> None:
         """Immediately: every connection is cut, and what had not reached the disk is gone."""
         self.kill()

@@ -143,9 +143,13 @@ class RabbitServer:
             timeout=_PATIENCE,
         ).stdout
 
+    @property
+    def pid(self) -> int:
+        """Of the Erlang machine itself, not of the script that started it."""
+        return int((self._folder / "pid").read_text())
+
     def signal(self, number: signal.Signals) -> None:
-        """To the Erlang machine itself, not to the script that started it."""
-        os.kill(int((self._folder / "pid").read_text()), number)
+        os.kill(self.pid, number)
 
     def kill(self) -> None:
         """As `kill -9`."""

@@ -150,6 +150,11 @@ class RedisServer:
         client.close()
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """As `kill -9`."""
         assert self._process is not None

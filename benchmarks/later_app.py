@@ -1,0 +1,169 @@
+"""The job of the benchmarks in `later`, and its producer: `python -m benchmarks.later_app`.
+
+Its settings are the defaults. Workers are `later worker benchmarks.later_app:jobs`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+
+from benchmarks.ledger import report
+from benchmarks.producer import Producer, Verb, payload
+from later import JobContext, JobsBuilder, State, background_job
+from later.backends.sqlite import SQLite
+
+
+class Noop(BaseModel):
+    number: int
+    sent: float
+    body: str
+
+
+class Nap(BaseModel):
+    """Takes as long as it says; in a thread."""
+
+    number: int
+    sent: float
+    body: str
+    seconds: float
+
+
+class AsyncNap(BaseModel):
+    """The same on the event loop."""
+
+    number: int
+    sent: float
+    body: str
+    seconds: float
+
+
+@background_job
+class Jobs:
+    noop: Noop
+    nap: Nap
+    async_nap: AsyncNap
+
+
+def noop(_ctx: JobContext[None], job: Noop) -> None:
+    report(job.number, job.sent)
+
+
+def nap(_ctx: JobContext[None], job: Nap) -> None:
+    report(job.number, job.sent)
+    time.sleep(job.seconds)
+
+
+async def async_nap(_ctx: JobContext[None], job: AsyncNap) -> None:
+    report(job.number, job.sent)
+    await asyncio.sleep(job.seconds)
+
+
+_storage = os.environ.get("BENCH_POSTGRES") or os.environ.get("BENCH_REDIS")
+
+jobs = (
+    JobsBuilder(
+        None,
+        "bench",
+        os.environ.get("BENCH_AMQP") or None,
+        storage=_storage or SQLite(Path(os.environ.get("BENCH_FOLDER", ".")) / "bench.sqlite3"),
+    )
+    .with_noop_handler(noop)
+    .with_nap_handler(nap)
+    .with_async_nap_handler(async_nap)
+    .build()
+)
+
+
+def settle(_request: Mapping[str, float]) -> None:
+    """Wait until everything is published, and connect again."""
+    jobs.close()
+    jobs.counts()
+    jobs.broker()
+
+
+def threads(request: Mapping[str, float]) -> None:
+    """`callers` threads that enqueue at the same time, one job a call."""
+    callers, each = _shares(request)
+
+    def calls(_caller: int) -> None:
+        for _ in range(each):
+            jobs.enqueue(Noop(**payload()))
+
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(calls, range(callers)))
+
+
+def coroutines(request: Mapping[str, float]) -> None:
+    """The same with coroutines of one event loop."""
+    callers, each = _shares(request)
+
+    async def calls() -> None:
+        for _ in range(each):
+            await jobs.aenqueue(Noop(**payload()))
+
+    async def together() -> None:
+        await asyncio.gather(*(calls() for _ in range(callers)))
+
+    asyncio.run(together())
+
+
+def _shares(request: Mapping[str, float]) -> tuple[int, int]:
+    callers = int(request["callers"])
+    return callers, int(request["count"]) // callers
+
+
+def succeeded(_request: Mapping[str, float]) -> int:
+    """What the storage itself counts."""
+    return jobs.counts().total(State.SUCCEEDED)
+
+
+def finished(_request: Mapping[str, float]) -> int:
+    """Jobs in any final state."""
+    counts = jobs.counts()
+    return sum(counts.total(state) for state in State if state.ended)
+
+
+def naps(request: Mapping[str, float], kind: type[Nap] | type[AsyncNap]) -> None:
+    """Jobs that take `seconds`."""
+    jobs.enqueue_many([kind(**payload(), seconds=request["seconds"]) for _ in range(int(request["count"]))])
+
+
+def scheduled(request: Mapping[str, float]) -> None:
+    """`count` jobs for tomorrow, from `callers` threads. Their number is that of no job which is counted."""
+    callers, each = _shares(request)
+    waiting = Noop(number=-1, sent=0.0, body="")
+
+    def calls(_caller: int) -> None:
+        for _ in range(each):
+            jobs.enqueue_delayed(waiting, timedelta(days=1))
+
+    with ThreadPoolExecutor(callers) as pool:
+        list(pool.map(calls, range(callers)))
+
+
+_MORE: Final[dict[str, Verb]] = {
+    "settle": settle,
+    "threads": threads,
+    "coroutines": coroutines,
+    "succeeded": succeeded,
+    "finished": finished,
+    "naps": partial(naps, kind=Nap),
+    "async_naps": partial(naps, kind=AsyncNap),
+    "scheduled": scheduled,
+}
+
+if __name__ == "__main__":
+    Producer(
+        send=lambda one: jobs.enqueue(Noop(**one)),
+        send_many=lambda many: jobs.enqueue_many([Noop(**one) for one in many]),
+        prepare=jobs.counts,
+        more=_MORE,
+    ).serve()
