@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from later.backends.rabbitmq import RabbitMQ, Trouble
+from later.backends.rabbitmq import RabbitMQ, Trouble, session
 from later.backends.rabbitmq.broker import RabbitBroker
 from later.backends.rabbitmq.errors import AccessRefused
-from later.core.errors import BackendError, Unavailable
+from later.core.errors import BackendError, Unavailable, Unsupported
 from later.core.ports import BrokerOptions, BrokerState
 from later.core.records import Ref
-from tests.support.rabbitmq import RabbitServer
+from tests.support.rabbitmq import RabbitServer, private_server
 from tests.support.servers import free_port
 
 PROMPT = 5.0
@@ -118,6 +118,30 @@ def test_a_user_who_may_not_create_queues(rabbitmq_server: RabbitServer) -> None
     for use in USES[:3]:
         with pytest.raises(AccessRefused, match=r"forbidden.*set_permissions"):
             use(broker)
+    broker.close()
+
+
+def test_quorum_queues_that_the_server_has_switched_off() -> None:
+    # Up to 3.10; later ones cannot do without.
+    with private_server(RABBITMQ_FEATURE_FLAGS="implicit_default_bindings") as server:
+        if tuple(map(int, server.control("version").split(".")[:2])) > (3, 10):
+            pytest.skip("this RabbitMQ always has quorum queues")
+        server.start()
+        broker = RabbitMQ(server.url, quorum=True).open_broker(BrokerOptions("app"))
+        for use in USES[:3]:
+            with pytest.raises(
+                Unsupported, match=r"has quorum queues switched off: .*enable_feature_flag quorum_queue"
+            ):
+                use(broker)
+        broker.close()
+
+
+def test_a_server_too_old_for_quorum_queues(rabbitmq_server: RabbitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would make classic queues, without a word."""
+    monkeypatch.setattr(session, "QUORUM_SINCE", (99, 1))
+    check(f"{rabbitmq_server.url}?quorum=true", Unsupported, r"is version \d+\.\d+\.\S+, and quorum queues need 99\.1")
+    broker = RabbitMQ(rabbitmq_server.url).open_broker(BrokerOptions("classic"))
+    broker.declare(["q"])
     broker.close()
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -44,7 +45,8 @@ ssl_options.keyfile = {folder}/server.key
 class RabbitServer:
     """One RabbitMQ node at a time, always with the same folder and ports, and an Erlang port mapper of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
+        """environment: variables for the server."""
         found = program("rabbitmq-server", "rabbitmq-server", "LATER_TEST_AMQP")
         self._program = _DEBIAN / "rabbitmq-server" if (_DEBIAN / "rabbitmq-server").exists() else found
         self._control = self._program.with_name("rabbitmqctl")
@@ -56,7 +58,7 @@ class RabbitServer:
         self.ca = folder / "ca.pem"
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._environment = self._prepare(free_port(), free_port())
+        self._environment = self._prepare(free_port(), free_port()) | environment
 
     def _prepare(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
         folder = self._folder
@@ -188,14 +190,23 @@ def _wait(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", log: 
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="session")
-def rabbitmq_process() -> Iterator[RabbitServer]:
+@contextmanager
+def private_server(**environment: str) -> Iterator[RabbitServer]:
+    """One that nobody else uses, not started yet."""
     # Not one of pytest's folders: every pytest that starts closes those to the user that RabbitMQ runs as.
     folder = Path(tempfile.mkdtemp(prefix="later-rabbitmq-"))
-    server = RabbitServer(folder)
-    yield server
-    server.end()
-    shutil.rmtree(folder)
+    server = RabbitServer(folder, **environment)
+    try:
+        yield server
+    finally:
+        server.end()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_process() -> Iterator[RabbitServer]:
+    with private_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         is_open: bool
         is_closed: bool
         bytes_received: int
+        server_properties: dict[str, object] | None
         _frame_buffer: bytes
 
         def __init__(
@@ -60,6 +61,12 @@ else:
 
 
 class Connection(_SelectConnection):
+    @property
+    def version(self) -> str:
+        """The server's, once the connection is open; "" when it does not say."""
+        told = (self.server_properties or {}).get("version")
+        return told if isinstance(told, str) else ""
+
     def abort(self) -> None:
         """Close the socket, whatever the other end does."""
         if not self.is_closed:

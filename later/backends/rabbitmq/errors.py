@@ -9,10 +9,13 @@ from typing import Final
 from pika import exceptions
 
 from later.backends.rabbitmq.target import Target
-from later.core.errors import BackendError, Unavailable
+from later.core.errors import BackendError, Unavailable, Unsupported
 
 _CODE: Final = re.compile(r"ConnectionClosedByBroker: \((\d+)\)")
 """The server's reason, in what pika makes of it."""
+
+
+_VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 
 class AccessRefused(BackendError):
@@ -51,6 +54,18 @@ def _of(cause: BaseException, target: Target) -> BackendError | None:
         _refused(cause, target, f"RabbitMQ at {target.server}")
         or _connection(cause, target, place)
         or _of_broker(cause, target, place)
+    )
+
+
+def too_old(version: str, needed: tuple[int, int], target: Target) -> Unsupported | None:
+    """The error when a server of this version has no quorum queues. One that names its version in a way of its own is
+    believed to have them."""
+    found = _VERSION.match(version)
+    if found is None or (int(found[1]), int(found[2])) >= needed:
+        return None
+    return Unsupported(
+        f"RabbitMQ at {target.place} is version {version}, and quorum queues need {needed[0]}.{needed[1]}: upgrade it, "
+        "or leave quorum=true out of the URL"
     )
 
 
@@ -144,6 +159,11 @@ def _of_broker(error: BaseException, target: Target, place: str) -> BackendError
             return QueueMismatch(
                 f"{place} has a queue that was declared otherwise: {error.reply_text}. Set quorum=... as it was "
                 "before, or delete the queue (rabbitmqctl delete_queue): no job is lost by that, the storage has all"
+            )
+        case 541 if "feature flag" in error.reply_text:
+            return Unsupported(
+                f"{place} has quorum queues switched off: rabbitmqctl enable_feature_flag quorum_queue, or leave "
+                "quorum=true out of the URL"
             )
         case code:
             kind = ServerFault if code == 541 else Unavailable

@@ -17,7 +17,7 @@ from pika import exceptions
 from pika.adapters.select_connection import IOLoop
 
 from later.backends.rabbitmq.driver import THREAD_PREFIX, Connection, parameters
-from later.backends.rabbitmq.errors import AccessRefused, again, translate
+from later.backends.rabbitmq.errors import AccessRefused, again, too_old, translate
 from later.backends.rabbitmq.health import HealthLog, Trouble
 from later.backends.rabbitmq.names import Names
 from later.backends.rabbitmq.target import Target
@@ -45,6 +45,9 @@ SILENCE: Final = 8.0
 
 COUNTED: Final = 100
 """Queues that are counted at once, each on a channel of its own. A connection may have 2,047."""
+
+QUORUM_SINCE: Final = (3, 8)
+"""The first RabbitMQ with quorum queues. Older ones pass over the argument and make a classic queue, without a word."""
 
 Channel: TypeAlias = Any
 """pika's Channel: its callbacks are not typed."""
@@ -207,6 +210,9 @@ class Session(ABC):
     def _on_open(self, connection: Connection) -> None:
         connection.add_on_connection_blocked_callback(lambda _connection, _frame: self._set_blocked(True))
         connection.add_on_connection_unblocked_callback(lambda _connection, _frame: self._set_blocked(False))
+        if self._quorum and (error := too_old(connection.version, QUORUM_SINCE, self._target)) is not None:
+            self._end(error, Trouble.REFUSED)
+            return
         connection.channel(on_open_callback=self._on_channel)
 
     def _on_channel(self, channel: Channel) -> None:
