@@ -246,7 +246,8 @@ class Storage(ABC):
 
         In the same atomic step the change's jobs are inserted, as by `insert`, and then its moves applied, as by
         `apply`: either all of it has happened or nothing, so one version of a schedule makes its jobs once. Atomic per
-        item, in the order of the input; several changes of one schedule see each other.
+        item, in the order of the input; several changes of one schedule see each other. A change with a job whose
+        parent is neither stored nor among the jobs before it is STALE: it was made of what has gone since.
         """
 
     @abstractmethod

@@ -311,7 +311,7 @@ class Due(NamedTuple):
 class RescheduleVerdict(StrEnum):
     APPLIED = "applied"
     STALE = "stale"
-    """The schedule has another version than the caller knew; nothing changed."""
+    """The schedule has another version than the caller knew, or the parent of a job has gone; nothing changed."""
 
 
 class Rescheduled(NamedTuple):

@@ -145,7 +145,7 @@ class Schedules(Protocol):
 def reschedule(rows: Rows, schedules: Schedules, change: Reschedule, now: Micros, *, outbox: bool) -> Rescheduled:
     """Run one change of a schedule, with its jobs and moves, or say that it is stale."""
     known = schedules.load_schedule(change.id)
-    if change.version != (0 if known is None else known.version):
+    if change.version != (0 if known is None else known.version) or _lacks_parent(rows, change.jobs):
         return Rescheduled(RescheduleVerdict.STALE, (), ())
     if change.body is None:
         schedules.remove_schedule(change.id)
@@ -154,6 +154,17 @@ def reschedule(rows: Rows, schedules: Schedules, change: Reschedule, now: Micros
     inserted = tuple(insert(rows, new, now, outbox=outbox) for new in change.jobs)
     applied = tuple(move(rows, wish, now, outbox=outbox) for wish in change.moves)
     return Rescheduled(RescheduleVerdict.APPLIED, inserted, applied)
+
+
+def _lacks_parent(rows: Rows, jobs: Iterable[NewJob]) -> bool:
+    """Whether `insert` would say NO_PARENT to one of these."""
+    before: set[str] = set()
+    for new in jobs:
+        unseen = [wanted for wanted in (new.id, new.parent) if wanted is not None and wanted not in before]
+        if new.parent is not None and len(unseen) == 2 and all(rows.load(wanted) is None for wanted in unseen):
+            return True
+        before.add(new.id)
+    return False
 
 
 def refs_of(rescheduled: Rescheduled) -> list[Ref]:

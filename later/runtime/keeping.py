@@ -169,5 +169,3 @@ class Keeping:
                 return engine.JobsFound(storage.get(ids))
             case engine.Fire(changes):
                 return engine.Fired(storage.reschedule(changes))
-            case engine.Insert(new):
-                return engine.InsertDone(storage.insert(new))

@@ -364,16 +364,23 @@ class ModelStorage(Storage):
             return [self._reschedule(change) for change in changes]
 
     def _reschedule(self, change: Reschedule) -> Rescheduled:
-        known = self._world.schedules.pop(change.id, None)
+        known = self._world.schedules.get(change.id)
         version = 0 if known is None else known.version
-        if version != change.version:
-            if known is not None:
-                self._world.schedules[change.id] = known
+        if version != change.version or self._lacks_parent(change.jobs):
             return Rescheduled(RescheduleVerdict.STALE, (), ())
+        self._world.schedules.pop(change.id, None)
         if change.body is not None:
             self._world.schedules[change.id] = ScheduleRecord(change.id, version + 1, change.next_at, change.body)
         inserted = tuple(self._insert(new) for new in change.jobs)
         return Rescheduled(RescheduleVerdict.APPLIED, inserted, tuple(self._apply(wish) for wish in change.moves))
+
+    def _lacks_parent(self, jobs: Sequence[NewJob]) -> bool:
+        there = set(self._world.jobs)
+        for new in jobs:
+            if new.parent is not None and new.id not in there and new.parent not in there:
+                return True
+            there.add(new.id)
+        return False
 
     @override
     def get(self, ids: Sequence[str]) -> list[JobDetails | None]:

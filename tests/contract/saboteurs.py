@@ -886,6 +886,19 @@ class StaleChangeMakesJobs(Saboteur):
         return done
 
 
+class ChangeWithoutItsOrphan(Saboteur):
+    """Makes the change, and leaves out the job whose parent is gone."""
+
+    caught_by: ClassVar = [
+        "test_a_change_with_a_job_whose_parent_is_gone_is_stale",
+        "test_a_parent_must_stand_before_its_child",
+    ]
+
+    @override
+    def _lacks_parent(self, jobs: Sequence[NewJob]) -> bool:
+        return False
+
+
 class TwoStepReschedule(Saboteur):
     """Looks at the version, and writes later."""
 

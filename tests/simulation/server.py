@@ -448,9 +448,6 @@ class Server(Actor):
             case keeper.Fire(schedules):
                 work_fire = lambda: storage.reschedule(schedules)
                 world.call(self, ("fire", by), work_fire, lambda r: feed(keeper.Fired(r)), failed)
-            case keeper.Insert(new):
-                work_insert = lambda: storage.insert(new)
-                world.call(self, ("insert", by), work_insert, lambda r: feed(keeper.InsertDone(r)), failed)
             case _:
                 raise AssertionError(command)
 

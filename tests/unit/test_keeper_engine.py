@@ -26,8 +26,6 @@ from later.core.engine.keeper import (
     Fired,
     GetJobs,
     HeldListed,
-    Insert,
-    InsertDone,
     JobsFound,
     Keeper,
     KeeperExit,
@@ -633,42 +631,23 @@ def test_overlap_is_judged_by_the_job_of_the_last_run(bench: Bench) -> None:
     assert {change.id: len(change.jobs) for change in bench.take(Fire).changes} == {"a": 0, "b": 1, "c": 1}
 
 
-def test_a_job_whose_predecessor_has_gone_meanwhile_is_stored_all_the_same() -> None:
-    bench = Bench(broker=True).start()
-    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a", Overlap.QUEUE_ONE, Run(1, "old")),), None)))
+def test_a_change_whose_predecessor_has_gone_meanwhile_is_planned_anew_at_once(bench: Bench) -> None:
+    waiting = DueFound(Due(NOW, (minutely("a", Overlap.QUEUE_ONE, Run(1, "old")),), None))
+    bench.answer(FindDue, waiting)
     bench.take(GetJobs)
     running = JobRecord("old", "send", "q", 0, b"", State.PROCESSING, 1, 1, 0, 3, 0, 0)
     bench.feed(JobsFound([JobDetails(running, ())]))
     [change] = bench.take(Fire).changes
-    [job] = change.jobs
-    assert job.parent == "old"
-    bench.feed(Fired([done(RescheduleVerdict.APPLIED, Inserted(InsertVerdict.NO_PARENT, None, None))]))
-    assert bench.take(Insert).jobs == (replace(job, parent=None),)
-    bench.feed(UpkeepFailed())
-    bench.until(Insert)
-    assert bench.take(Insert).jobs == (replace(job, parent=None),)
-    assert Publish((REF,)) in bench.feed(InsertDone([Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)]))
+    assert [job.parent for job in change.jobs] == ["old"]
+    began = bench.now
+    bench.feed(Fired([done(RescheduleVerdict.STALE)]))
     bench.until(FindDue)
-    assert not bench.has(Insert)
-
-
-@pytest.mark.parametrize("stopped_first", [True, False])
-def test_such_a_job_is_stored_before_the_server_stops(bench: Bench, stopped_first: bool) -> None:
-    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a", Overlap.QUEUE_ONE, Run(1, "old")),), None)))
+    assert bench.now - began < 0.1
+    bench.answer(FindDue, waiting)
     bench.take(GetJobs)
-    running = JobRecord("old", "send", "q", 0, b"", State.PROCESSING, 1, 1, 0, 3, 0, 0)
-    bench.feed(JobsFound([JobDetails(running, ())]))
-    bench.take(Fire)
-    gone = Fired([done(RescheduleVerdict.APPLIED, Inserted(InsertVerdict.NO_PARENT, None, None))])
-    for event in (StopWanted(), gone) if stopped_first else (gone, StopWanted()):
-        bench.feed(event)
-    assert not bench.has(Unregister)
-    bench.take(Insert)
-    bench.feed(UpkeepFailed())
-    bench.until(Insert)
-    bench.take(Insert)
-    bench.feed(InsertDone([Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)]))
-    assert bench.has(Unregister)
+    bench.feed(JobsFound([None]))
+    [change] = bench.take(Fire).changes
+    assert [job.parent for job in change.jobs] == [None]
 
 
 def test_more_schedules_than_it_can_fire_do_not_keep_it_from_the_rest() -> None:

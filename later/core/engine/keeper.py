@@ -5,7 +5,7 @@ Beat, Unregister), the upkeep lane, and the broker lane (Compare); each has one 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from random import Random
 from typing import Final, TypeAlias
@@ -16,11 +16,10 @@ from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.records import (
     SECOND,
     HeldClaim,
-    InsertVerdict,
     JobDetails,
     Micros,
-    NewJob,
     Ref,
+    RescheduleVerdict,
     ServerInfo,
     ServerRecord,
 )
@@ -169,11 +168,6 @@ class Fired:
 
 
 @dataclass(frozen=True, slots=True)
-class InsertDone:
-    results: Sequence[records.Inserted]
-
-
-@dataclass(frozen=True, slots=True)
 class UpkeepFailed:
     """The command of the upkeep lane was not answered."""
 
@@ -224,7 +218,6 @@ Event: TypeAlias = (
     | DueFound
     | JobsFound
     | Fired
-    | InsertDone
     | UpkeepFailed
     | WorkerStarted
     | WorkerDied
@@ -335,13 +328,6 @@ class Fire:
 
 
 @dataclass(frozen=True, slots=True)
-class Insert:
-    """Call `Storage.insert`; answer InsertDone."""
-
-    jobs: Sequence[NewJob]
-
-
-@dataclass(frozen=True, slots=True)
 class TellUnreadable:
     """Recurring jobs that are due and that this server cannot read, with the reasons."""
 
@@ -384,7 +370,6 @@ UpkeepCommand: TypeAlias = (
     | FindDue
     | GetJobs
     | Fire
-    | Insert
 )
 Command: TypeAlias = (
     LeaseCommand
@@ -471,8 +456,6 @@ class Keeper:
     _due_found: records.Due | None = None
     """Recurring jobs for whose plans the state of jobs is missing."""
     _firing: tuple[Reschedule, ...] = ()
-    _orphans: tuple[NewJob, ...] = ()
-    """Jobs of recurring jobs that were to wait for one which is gone."""
     _unreadable: dict[str, str] = field(default_factory=dict[str, str])
     _comparing: bool = False
     _compare_due: float = 0.0
@@ -619,16 +602,14 @@ class Keeper:
     # --- the upkeep
 
     def _unsettled(self) -> bool:
-        """Whether claims of dead workers are still to be taken back, or jobs to be stored whose time counts as done."""
-        return bool(self._orphans) or (self._leased and bool(self._unlisted or self._changes))
+        """Whether claims of dead workers are still to be taken back."""
+        return self._leased and bool(self._unlisted or self._changes)
 
     def _upkeep_lane(self, now: float, out: list[Command]) -> None:
         if self._upkeep_call is not None or now < self._upkeep_after:
             return
         if self._changes and self._leased:
             self._upkeep_call = Apply(self._changes)
-        elif self._orphans:
-            self._upkeep_call = Insert(self._orphans)
         elif self._stop_by is not None:
             if self._unsettled() and self._server is not None:
                 self._upkeep_call = self._list_held(self._server.id)
@@ -730,10 +711,7 @@ class Keeper:
                 assert found is not None
                 self._plan(found, jobs, now, out)
             case Fired(results):
-                self._fired(results, out)
-            case InsertDone(results):
-                self._orphans = ()
-                self._publish((item.ref for item in results if item.ref is not None), out)
+                self._fired(results, now, out)
             case _:
                 raise AssertionError(event)
 
@@ -751,16 +729,13 @@ class Keeper:
             out.append(TellUnreadable(plans.unreadable))
         self._unreadable = plans.unreadable
 
-    def _fired(self, results: Sequence[records.Rescheduled], out: list[Command]) -> None:
-        """What was STALE somebody else has done."""
+    def _fired(self, results: Sequence[records.Rescheduled], now: float, out: list[Command]) -> None:
+        """What was STALE somebody else has done, or it was to make a job wait for one that has gone."""
         firing, self._firing = self._firing, ()
         self._publish((ref for result in results for ref in refs_of(result)), out)
-        self._orphans = tuple(
-            replace(job, parent=None)
-            for change, result in zip(firing, results, strict=True)
-            for job, item in zip(change.jobs, result.inserted, strict=False)
-            if item.verdict is InsertVerdict.NO_PARENT
-        )
+        for change, result in zip(firing, results, strict=True):
+            if result.verdict is RescheduleVerdict.STALE and any(job.parent is not None for job in change.jobs):
+                self._due[_Chore.TICK] = now
 
     def _list_held(self, server: str) -> ListHeld:
         self._listing, self._unlisted = self._unlisted, set()

@@ -134,16 +134,37 @@ class ScheduleContract(StorageFixtures):
 
     def test_its_jobs_are_inserted_as_any_other(self, bench: Bench) -> None:
         bench.add(new_job("same"), new_job("other", payload=b"1"))
-        jobs = (new_job("same"), new_job("other", payload=b"2"), new_job("orphan", parent="nobody"), new_job("new"))
+        jobs = (new_job("same", parent="nobody"), new_job("other", payload=b"2"), new_job("new"))
         [done] = bench.storage.reschedule([Reschedule("nightly", 0, 5, BODY, jobs)])
         assert done.verdict is APPLIED
         assert [item.verdict for item in done.inserted] == [
             InsertVerdict.EXISTS,
             InsertVerdict.CONFLICT,
-            InsertVerdict.NO_PARENT,
             InsertVerdict.CREATED,
         ]
-        assert not bench.exists("orphan")
+
+    @pytest.mark.parametrize("version", [0, 1])
+    def test_a_change_with_a_job_whose_parent_is_gone_is_stale(self, bench: Bench, version: int) -> None:
+        if version:
+            bench.storage.reschedule([put("nightly")])
+        before = bench.storage.schedules()
+        bench.add(new_job("old"))
+        jobs = (new_job("new"), new_job("child", parent="new"), new_job("orphan", parent="nobody"))
+        moves = (Change("old", Cause.DELETE),)
+        [done, following] = bench.storage.reschedule(
+            [Reschedule("nightly", version, 5, BODY, jobs, moves), put("nightly", version, body=b"other")]
+        )
+        assert (done.verdict, done.inserted, done.applied) == (STALE, (), ())
+        assert following.verdict is APPLIED
+        assert bench.storage.schedules() != before
+        assert not bench.exists("new")
+        assert bench.state("old") is State.ENQUEUED
+
+    def test_a_parent_must_stand_before_its_child(self, bench: Bench) -> None:
+        jobs = (new_job("child", parent="new"), new_job("new"))
+        assert verdict(bench.storage, Reschedule("nightly", 0, 5, BODY, jobs)) is STALE
+        assert verdict(bench.storage, Reschedule("nightly", 0, 5, BODY, jobs[::-1])) is APPLIED
+        assert bench.state("child") is State.AWAITING
 
     def test_its_moves_are_applied_after_its_jobs(self, bench: Bench) -> None:
         bench.add(new_job("old"), new_job("child", parent="old", on=On.DELETED))

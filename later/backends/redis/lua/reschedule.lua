@@ -4,7 +4,7 @@
 -- ARGV[3] id, [4] the version that it has now ("0": there is none), [5] next_at or "", [6] "" to remove it, else "+" and
 --     the body, [7] number of jobs; then four per job as insert.lua has them, and six per move as exchange.lua has its
 --     changes.
--- Returns {"stale"} or {"pending", ids} (these jobs have children to tell still: go on with cascade.lua, then repeat the
+-- Returns {"stale"} (it has another version, or insert.lua would say "no parent" to one of the jobs) or {"pending", ids} (these jobs have children to tell still: go on with cascade.lua, then repeat the
 --     call), when nothing was changed; else {"applied", verdicts of insert.lua, {verdict, refs, left} per move}: "VERDICT
 --     STATE", four values (id, epoch, queue, priority) per job that became Enqueued, and jobs to go on with.
 
@@ -17,6 +17,14 @@ if (known and string.match(known, '^%d+') or '0') ~= VERSION then
 end
 
 local FIRST_MOVE = 8 + 4 * ARGV[7]
+local before = {}
+for i = 8, FIRST_MOVE - 1, 4 do
+  local id, parent = ARGV[i], ARGV[i + 2]
+  if parent ~= '' and not before[id] and not before[parent] and not load(id) and not load(parent) then
+    return { 'stale' }
+  end
+  before[id] = true
+end
 local pending = {}
 for i = FIRST_MOVE, #ARGV, 6 do
   local job = load(ARGV[i])
