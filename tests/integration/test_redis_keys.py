@@ -128,10 +128,10 @@ def test_a_job_whose_hash_is_gone_does_not_block_its_queue(
 
 
 GARBAGE = {
-    "other text": lambda client, key: client.hset(key, "m", "garbage"),
-    "other bytes": lambda client, key: client.hset(key, "m", b"\xff " * 21),
-    "no number": lambda client, key: client.hset(key, "m", client.hget(key, "m").replace(b" 0 ", b" x ", 1)),
-    "other type": lambda client, key: client.set(key, "garbage"),
+    "other text": lambda client, key: client.set(key, "garbage"),
+    "other bytes": lambda client, key: client.set(key, b"\xff " * 22),
+    "no number": lambda client, key: client.set(key, client.get(key).replace(b" 0 ", b" x ", 1)),
+    "other type": lambda client, key: client.delete(key) and client.hset(key, "m", "garbage"),
 }
 
 

@@ -183,9 +183,10 @@ def test_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         connection.check_server("key")
 
 
-def test_a_newer_layout_is_refused(storage: Storage, client: "redis.Redis") -> None:
-    client.set("later:{app}", 99)
-    with pytest.raises(SchemaMismatch, match="newer version"):
+@pytest.mark.parametrize(("layout", "age"), [(999, "newer"), (1, "an older")])
+def test_another_layout_is_refused(storage: Storage, client: "redis.Redis", layout: int, age: str) -> None:
+    client.set("later:{app}", layout)
+    with pytest.raises(SchemaMismatch, match=f"{age} version"):
         storage.migrate()
 
 

@@ -1,6 +1,7 @@
 """Jobs, changes and history as the scripts take and give them (see lua/lib/job.lua)."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from later.backends.redis.tables import FIELDS, LETTERS
@@ -64,11 +65,17 @@ def read_numbered_refs(values: Sequence[Any]) -> dict[int, tuple[Ref, ...]]:
     return {number: read_refs(refs) for number, refs in by_number.items()}
 
 
-def read_claim(values: Sequence[Any], now: Micros) -> Claim:
-    job_id, record, payload, parent_state, parent_result = values
+def read_claims(values: Sequence[Any], now: Micros) -> tuple[Claim | None, ...]:
+    return tuple(
+        None if job_id is None else _read_claim(job_id, record, payload, told, now)
+        for job_id, record, payload, told in _groups(values, 4)
+    )
+
+
+def _read_claim(job_id: bytes, record: bytes, payload: bytes, told: bytes, now: Micros) -> Claim:
     (
-        _, epoch, attempt, crashes, _, priority, _, _, _, _, _, deferred_at,
-        kind, queue, parent, _, _, _, _, server, _, _,
+        _, epoch, server, _, _, _, _, attempt, crashes, _, _, deferred_at,
+        _, _, parent, _, queue, priority, _, _, kind, _, _,
     ) = record.decode().split(" ", _SPACES)  # fmt: skip
     return Claim(
         id=job_id.decode(),
@@ -82,8 +89,8 @@ def read_claim(values: Sequence[Any], now: Micros) -> Claim:
         server=server,
         deferred_for=now - int(deferred_at) if deferred_at else None,
         parent=parent or None,
-        parent_state=STATES[parent_state.decode()] if parent_state else None,
-        parent_result=None if parent_result is None else parent_result[1:],
+        parent_state=STATES[told[:1].decode()] if told else None,
+        parent_result=told[2:] if len(told) > 1 else None,
     )
 
 
@@ -93,8 +100,8 @@ def read_job(
     """Raises Corrupt."""
     try:
         (
-            letter, epoch, attempt, crashes, max_crashes, priority, _, cancel, created_at, state_at, until, deferred_at,
-            kind, queue, parent, on, _, _, _, server, worker, reason,
+            letter, epoch, server, worker, state_at, _, until, attempt, crashes, _, cancel, deferred_at,
+            _, _, parent, _, queue, priority, max_crashes, created_at, kind, on, reason,
         ) = record.decode().split(" ", _SPACES)  # fmt: skip
         state = STATES[letter]
         return JobRecord(
@@ -128,17 +135,12 @@ def read_job(
 
 def read_details(job_id: str, values: Sequence[Any]) -> JobDetails:
     """Raises Corrupt."""
-    flat, children, publish_by = values
-    fields: dict[bytes, bytes] = dict(_groups(flat, 2))
-    if b"m" not in fields or b"p" not in fields:
+    record, payload, result, entries, children, publish_by = values
+    if payload is None:
         raise _corrupt(job_id)
-    job = read_job(job_id, fields[b"m"], publish_by, fields[b"p"], fields.get(b"r"))
-    entries = int(fields[b"m"].split(b" ", 7)[6])
+    job = read_job(job_id, record, publish_by, payload, result)
     try:
-        history = tuple(
-            _read_entry(fields.get(b"%d" % number), job)
-            for number in range(max(1, entries - HISTORY_LIMIT + 1), entries + 1)
-        )
+        history = _read_history(job, record, dict(_groups(entries, 2)))
     except (ValueError, KeyError):
         raise _corrupt(job_id) from None
     in_order = sorted((read_score(score) % _BAND, child) for child, score in _groups(children, 2))
@@ -161,9 +163,24 @@ def read_score(score: bytes) -> int:
     return int(float(score))
 
 
-def _read_entry(entry: bytes | None, job: JobRecord) -> HistoryEntry:
+def _read_history(job: JobRecord, record: bytes, stored: dict[bytes, bytes]) -> tuple[HistoryEntry, ...]:
+    """What is not stored is told by the record (see lua/lib/job.lua)."""
+    claimed_at, _, _, _, entries = record.split(b" ", 10)[5:10]
+    beginning = HistoryEntry(State.ENQUEUED, job.created_at, "", 0)
+    if entries:
+        last = int(entries)
+        numbers = range(max(1, last - HISTORY_LIMIT + 1), last + 1)
+        found = ((number, stored.get(b"%d" % number)) for number in numbers)
+        return tuple(beginning if number == 1 and entry is None else _read_entry(entry) for number, entry in found)
+    now = HistoryEntry(job.state, job.state_at, job.reason, job.attempt, job.server, job.worker)
+    if job.state is State.SUCCEEDED:
+        return beginning, replace(now, state=State.PROCESSING, at=int(claimed_at)), now
+    return (beginning, now) if job.state is State.PROCESSING else (now,)
+
+
+def _read_entry(entry: bytes | None) -> HistoryEntry:
     if entry is None:
-        return HistoryEntry(State.ENQUEUED, job.created_at, "", 0)
+        raise ValueError("missing")
     state, at, attempt, server, worker, length, rest = entry.split(b" ", 6)
     reason, error = rest[: int(length)], rest[int(length) :]
     return HistoryEntry(
@@ -194,5 +211,5 @@ def _groups(values: Sequence[Any], size: int) -> Iterator[Any]:
 
 def _corrupt(job_id: str) -> Corrupt:
     return Corrupt(
-        f"what Redis holds as job {job_id} is not what later wrote: look at its hash, and delete it or restore a backup"
+        f"what Redis holds as job {job_id} is not what later wrote: look at its keys, delete them or restore a backup"
     )

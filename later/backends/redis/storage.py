@@ -21,7 +21,6 @@ from later.core.ports import Storage, StorageCapabilities, StorageOptions
 from later.core.records import (
     Applied,
     Beat,
-    Claim,
     Claimant,
     Counts,
     Due,
@@ -47,7 +46,7 @@ from later.core.records import (
     Verdict,
 )
 
-_LAYOUT: Final = 1
+_LAYOUT: Final = 2
 """The version of the keys in lua/lib/job.lua."""
 
 _BYTES: Final = 64 * 1024 * 1024
@@ -115,10 +114,12 @@ class RedisStorage(Storage):
             raise Corrupt(
                 f"the key {self._key} in Redis at {self._connection.place} holds something that later did not write"
             )
-        if int(stored) > _LAYOUT:
+        if int(stored) != _LAYOUT:
+            newer = int(stored) > _LAYOUT
             raise SchemaMismatch(
-                f"the jobs in Redis at {self._connection.place} were written by a newer version of later (layout "
-                f"{int(stored)}; this one knows {_LAYOUT}): upgrade this program"
+                f"the jobs in Redis at {self._connection.place} were written by {'a newer' if newer else 'an older'} "
+                f"version of later (layout {int(stored)}; this one knows {_LAYOUT}): "
+                + ("upgrade this program" if newer else "finish them with that version, or delete its keys")
             )
 
     @override
@@ -194,13 +195,9 @@ class RedisStorage(Storage):
             if not left and is_last:
                 return Exchanged(
                     tuple(applied),
-                    self._claims(by_ref, now) if by_ref else (None,) * len(refs),
-                    tuple(rows.read_claim(claim, int(now)) for claim in claims),
+                    rows.read_claims(by_ref, int(now)) if by_ref else (None,) * len(refs),
+                    tuple(claim for claim in rows.read_claims(claims, int(now)) if claim is not None),
                 )
-
-    @staticmethod
-    def _claims(by_ref: Sequence[Any], now: bytes) -> tuple[Claim | None, ...]:
-        return tuple(None if claim is None else rows.read_claim(claim, int(now)) for claim in by_ref)
 
     def _cascade(self, left: Sequence[bytes] = ()) -> tuple[Ref, ...]:
         """Let ended jobs tell the rest of their children: those in `left`, or those that a dead caller left."""

@@ -26,29 +26,36 @@ _MAYBE_NAME: Final = "[!-~]*"
 FIELDS: Final = {
     "STATE": f"[{''.join(LETTERS.values())}]",
     "EPOCH": _NUMBER,
-    "ATTEMPT": _NUMBER,
-    "CRASHES": _NUMBER,
-    "MAX_CRASHES": _NUMBER,
-    "PRIORITY": "%d",
-    "ENTRIES": _NUMBER,  # of the history so far, those that were dropped included
-    "CANCEL": "1?",  # "1": asked for
-    "CREATED_AT": _NUMBER,
-    "STATE_AT": _NUMBER,
-    "UNTIL": _MAYBE_NUMBER,  # run_at while Scheduled, expires_at once ended
-    "DEFERRED_AT": _MAYBE_NUMBER,
-    "TYPE": _NAME,
-    "QUEUE": _NAME,
-    "PARENT": _MAYBE_NAME,
-    "ON": _NAME,
-    "SEQ": _MAYBE_NUMBER,  # the job's number among its parent's children
-    "KIDS": _MAYBE_NUMBER,  # the number of the job's own last child; "" while it never had one
-    "PENDING": _MAYBE_NUMBER,  # see lua/lib/move.lua
     "SERVER": _MAYBE_NAME,
     "WORKER": _MAYBE_NAME,
+    "STATE_AT": _NUMBER,
+    "CLAIMED_AT": _MAYBE_NUMBER,  # of a usual job that has Succeeded (see lua/lib/job.lua)
+    "UNTIL": _MAYBE_NUMBER,  # run_at while Scheduled, expires_at once ended
+    "ATTEMPT": _NUMBER,
+    "CRASHES": _NUMBER,
+    "ENTRIES": _MAYBE_NUMBER,  # of the history so far, those that were dropped included; "": a usual job
+    "CANCEL": "1?",  # "1": asked for
+    "DEFERRED_AT": _MAYBE_NUMBER,
+    "KIDS": _MAYBE_NUMBER,  # the number of the job's own last child; "" while it never had one
+    "PENDING": _MAYBE_NUMBER,  # see lua/lib/move.lua
+    "PARENT": _MAYBE_NAME,
+    "SEQ": _MAYBE_NUMBER,  # the job's number among its parent's children
+    "QUEUE": _NAME,
+    "PRIORITY": "%d",
+    "MAX_CRASHES": _NUMBER,
+    "CREATED_AT": _NUMBER,
+    "TYPE": _NAME,
+    "ON": _NAME,
     "REASON": ".*",
 }
 """The record of a job, in this order, with a space between two, and the pattern of each. Absent values are empty. Only
 the reason, which comes last, may hold spaces."""
+
+_NAMES: Final = list(FIELDS)
+_USUAL: Final = " 0" + " " * (_NAMES.index("QUEUE") - _NAMES.index("CRASHES"))
+"""What a usual job has from CRASHES to QUEUE: no crash, and nothing else."""
+_USUAL_REST: Final = " ".join(list(FIELDS.values())[_NAMES.index("PRIORITY") : -1]) + " "
+"""What a usual job has behind QUEUE: no reason at the end."""
 
 _BLANKS: Final = [chr(number) for number in range(1, 4)]
 """What stands for a value in a reason that a script completes."""
@@ -61,6 +68,7 @@ def lua() -> str:
     KEEP        ended state to microseconds
     CONTINUES   parent's state and what is waited for, written together, to a cause; absent: waits on
     ..._REASON  texts with the bytes 1, 2, 3 where values go
+    USUAL_...   patterns and parts of records (see lua/lib/usual.lua)
     """
     lines = [f"local {name} = {_literal(value)}" for name, value in _constants().items()]
     lines.append(f"local {', '.join(FIELDS)} = {', '.join(str(n) for n in range(1, len(FIELDS) + 1))}")
@@ -86,6 +94,9 @@ def _constants() -> dict[str, object]:
         "HISTORY_LIMIT": HISTORY_LIMIT,
         "LAST": len(FIELDS),
         "PATTERN": "^" + " ".join(f"({pattern})" for pattern in FIELDS.values()) + "$",
+        "USUAL_READY": f"^e 1   %d+   0{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
+        "USUAL_RUNNING": f"^p 1 ({_NAME}) ({_NAME}) (%d+)   1{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
+        "USUAL_TRIED": " 1" + _USUAL,
     }
 
 

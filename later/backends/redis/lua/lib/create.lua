@@ -19,7 +19,7 @@ local function next_seq(parent)
   return parent[KIDS]
 end
 
--- What a new job with this head starts as; and, as `first`, its entry in the history when that is not the usual one.
+-- What a new job with this head starts as.
 local function start(parent, head)
   local priority, max_crashes, delay, run_at, kind, queue, on =
     string.match(head, '^(%S+) (%S+) (%S+) (%S*) (%S+) (%S+) (%S+)$')
@@ -47,41 +47,30 @@ local function start(parent, head)
     job[field] = ''
   end
   job[STATE], job[EPOCH], job[ATTEMPT], job[CRASHES] = state, state == 'e' and '1' or '0', '0', '0'
-  job[MAX_CRASHES], job[PRIORITY], job[ENTRIES] = max_crashes, priority, '0'
+  job[MAX_CRASHES], job[PRIORITY] = max_crashes, priority
   job[CREATED_AT], job[STATE_AT] = NOW, NOW
   job[UNTIL] = state == 's' and run_at or KEEP[state] and after(KEEP[state]) or ''
   job[TYPE], job[QUEUE], job[ON], job[REASON] = kind, queue, on, reason
   job[PARENT], job[SEQ] = parent and parent.id or '', seq
-  job.fields = {}
-  record(job, '0', '', '', '')
-  job.first, job.fields = job.fields, nil
-  text_of(job)
   return job
 end
 
 local models = {} -- head to what such a job without a parent starts as: most jobs of a call differ in id and payload only
-
-local function model_of(parent, head)
-  if parent then
-    return { __index = start(parent, head) }
-  end
-  local model = models[head]
-  if not model then
-    model = { __index = start(nil, head) }
-    models[head] = model
-  end
-  return model
-end
+local payloads = {} -- of the jobs that this call has made, by id
 
 local function create(id, payload, parent, head)
-  local model = model_of(parent, head)
-  local job = setmetatable({ id = id, payload = payload, fields = { 'p', payload } }, model)
-  jobs[id] = job
-  dirty[#dirty + 1] = job
-  if job.first[1] then
-    set(job, job.first[1], job.first[2])
+  local job = not parent and models[head]
+  if not job then
+    job = start(parent, head)
+    if not parent then
+      models[head] = job
+    end
   end
+  job.id = id
   enter(job, nil)
+  texts[id], payloads[id] = text_of(job), payload
+  store(JOB .. id, job.text)
+  store(PAYLOAD .. id, payload)
   return 'created ' .. job[STATE]
 end
 
@@ -89,7 +78,7 @@ local function insert(id, payload, parent_id, head)
   local old = load(id)
   if old then
     local kind = string.match(head, '^%S+ %S+ %S+ %S* (%S+)')
-    if old[TYPE] == kind and find_with_payload(id).payload == payload then
+    if old[TYPE] == kind and (payloads[id] or get_all(PAYLOAD, { id })[1]) == payload then
       return 'exists ' .. old[STATE]
     end
     return 'conflict'
@@ -101,12 +90,34 @@ local function insert(id, payload, parent_id, head)
       return 'no parent'
     end
   end
+  jobs[id] = nil
   return create(id, payload, parent, head)
+end
+
+-- How many of these jobs are stored already.
+local function count_stored(ids)
+  local stored = 0
+  for first = 1, #ids, 4000 do
+    local keys = {}
+    for i = first, math.min(first + 3999, #ids) do
+      keys[#keys + 1] = JOB .. ids[i]
+    end
+    stored = stored + call('EXISTS', unpack(keys))
+  end
+  return stored
 end
 
 -- Insert the jobs of ARGV[first...last], four values per job as insert.lua tells. Returns a verdict per job.
 local function insert_all(first, last)
-  local verdicts = {}
+  local ids, verdicts = {}, {}
+  for i = first, last, 4 do
+    ids[#ids + 1] = ARGV[i]
+  end
+  if count_stored(ids) == 0 then
+    for _, id in ipairs(ids) do
+      jobs[id] = false
+    end
+  end
   for i = first, last, 4 do
     verdicts[#verdicts + 1] = insert(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
   end

@@ -4,8 +4,14 @@ local index = {} -- zsets: key to member to score; false: take the member out
 local counts = {} -- "STATE QUEUE" to how many more
 local cancels = {} -- server to id to epoch; false: take it out
 local removed = {} -- ids of jobs to forget
+local strings = {} -- keys and values to store, by turns
 local parents = {} -- ids of jobs one of whose children has ended
 local turns = {} -- "PRIORITY QUEUE" to the last score given
+
+local function store(key, value)
+  strings[#strings + 1] = key
+  strings[#strings + 1] = value
+end
 
 local function put(key, member, score)
   local members = index[key]
@@ -21,19 +27,19 @@ local function cancel(server, id, epoch)
   cancels[server][id] = epoch
 end
 
-local function count(job, by)
-  local field = job[STATE] .. ' ' .. job[QUEUE]
+local function count(state, queue, by)
+  local field = state .. ' ' .. queue
   counts[field] = (counts[field] or 0) + by
 end
 
--- The score of the place behind all that stand in the job's line.
-local function turn(job)
-  local line = job[PRIORITY] .. ' ' .. job[QUEUE]
+-- The score of the place behind all that stand in line.
+local function turn(priority, queue)
+  local line = priority .. ' ' .. queue
   local last = turns[line]
   if not last then
-    local first = (9 - job[PRIORITY]) * LINE
+    local first = (9 - priority) * LINE
     local found =
-      call('ZREVRANGEBYSCORE', prefix .. 'ready:' .. job[QUEUE], first + LINE - 1, first, 'WITHSCORES', 'LIMIT', 0, 1)
+      call('ZREVRANGEBYSCORE', prefix .. 'ready:' .. queue, first + LINE - 1, first, 'WITHSCORES', 'LIMIT', 0, 1)
     last = found[2] and tonumber(found[2]) or first
   end
   turns[line] = last + 1
@@ -58,7 +64,7 @@ end
 -- Take the job out of what lists its state. It is about to enter another one, or to be removed.
 local function leave(job)
   local id, state = job.id, job[STATE]
-  count(job, -1)
+  count(state, job[QUEUE], -1)
   if state == 'p' then
     put('c:' .. job[SERVER], id, false)
     if job[CANCEL] ~= '' then
@@ -82,13 +88,13 @@ end
 -- List the job under its state, which it has just entered; `before` is the one that it left, nil for a new job.
 local function enter(job, before)
   local id, state = job.id, job[STATE]
-  count(job, 1)
+  count(state, job[QUEUE], 1)
   if state == 'p' then
     put('c:' .. job[SERVER], id, job[STATE_AT])
   else
     put('at:' .. state, id, job[STATE_AT])
     if state == 'e' then
-      put('ready:' .. job[QUEUE], id, turn(job))
+      put('ready:' .. job[QUEUE], id, turn(job[PRIORITY], job[QUEUE]))
       if OUTBOX then
         put('publish', id, after(PUBLISH_WITHIN))
       end
@@ -109,9 +115,13 @@ end
 -- Take a job that is not there, or is unreadable, out of an index that scripts walk along, so that it does not stand in
 -- the way of others. promote.lua puts it back when it has been repaired.
 local function pass_over(key, id)
-  local score = unreadable[id] and call('ZSCORE', prefix .. key, id)
-  if score then
-    put('unreadable', key .. ' ' .. whole(score) .. ' ' .. id, NOW)
+  if unreadable[id] then
+    local score = call('ZSCORE', prefix .. key, id)
+    if score then
+      put('unreadable', key .. ' ' .. whole(score) .. ' ' .. id, NOW)
+    end
+  else
+    removed[#removed + 1] = id -- what else is left of it
   end
   put(key, id, false)
 end
@@ -146,26 +156,32 @@ local function check()
   return sizes
 end
 
+local function write_strings()
+  for first = 1, #strings, 4000 do
+    call('MSET', unpack(strings, first, math.min(first + 3999, #strings)))
+  end
+end
+
 local function write_jobs()
   for _, job in ipairs(dirty) do
     if not job.removed then
-      local key = JOB .. job.id
+      local id = job.id
+      store(JOB .. id, text_of(job))
       if job.result then
-        set(job, 'r', job.result)
+        store(RESULT .. id, job.result)
+      elseif job.result == false then
+        call('UNLINK', RESULT .. id)
       end
-      set(job, 'm', text_of(job))
-      in_parts('HSET', key, job.fields)
-      if job.result == false then
-        call('HDEL', key, 'r')
-      end
+      in_parts('HSET', HISTORY .. id, job.fields)
       if job.trim then
-        in_parts('HDEL', key, job.trim)
+        in_parts('HDEL', HISTORY .. id, job.trim)
       end
     end
     job.fields, job.trim, job.result = nil, nil, nil
   end
+  write_strings()
   for _, id in ipairs(removed) do
-    call('UNLINK', JOB .. id)
+    call('UNLINK', JOB .. id, PAYLOAD .. id, RESULT .. id, HISTORY .. id)
   end
 end
 
@@ -224,12 +240,12 @@ end
 
 -- Write all that was decided. What is read afterwards sees it.
 local function flush()
-  if #dirty == 0 and #removed == 0 and not next(index) then
+  if #dirty == 0 and #removed == 0 and #strings == 0 and not next(index) then
     return
   end
   local sizes = check()
   write_jobs()
   write_index(sizes)
   write_rest()
-  dirty, index, counts, cancels, removed, parents = {}, {}, {}, {}, {}, {}
+  dirty, strings, index, counts, cancels, removed, parents = {}, {}, {}, {}, {}, {}, {}
 end

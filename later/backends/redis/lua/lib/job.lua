@@ -4,13 +4,13 @@
 -- one hash tag, and with it one slot of a cluster. The scripts build those names themselves.
 --
 --   later:{ns}              string  version of this layout
---   later:{ns}:j:ID         hash    one job
---       m                   the record: the fields of FIELDS, separated by spaces; the reason comes last, as it is
---       p                   payload, never read here
---       r                   result with a "+" before it, never read here; absent: none
---       1, 2, ...           the history: "state at attempt server worker LENGTH reason error", where LENGTH counts the
---                           bytes of the reason, and the error is not read here. An absent 1 is the usual beginning:
---                           Enqueued at `created_at` without a reason.
+--   later:{ns}:j:ID         string  the record of a job: the fields of FIELDS, separated by spaces; the reason comes last,
+--                                   as it is
+--   later:{ns}:p:ID         string  its payload, not read here
+--   later:{ns}:r:ID         string  its result with a "+" before it, not read here; absent: none
+--   later:{ns}:h:ID         hash    its history: 1, 2, ... to "state at attempt server worker LENGTH reason error", where
+--                                   LENGTH counts the bytes of the reason, and the error is not read here. An absent 1
+--                                   is the usual beginning: Enqueued at `created_at` without a reason
 --   later:{ns}:k:ID         zset    children of a job: sequence number + BAND * (0 Awaiting, 1 not ended, 2 ended)
 --   later:{ns}:at:STATE     zset    jobs by state_at; of every state but Processing
 --   later:{ns}:c:SERVER     zset    Processing jobs of a server by state_at, the time of the claim
@@ -22,7 +22,7 @@
 --                                   child's end puts it back
 --   later:{ns}:todo         zset    ended jobs that have not told all of their children yet (see lib/move.lua)
 --   later:{ns}:unreadable   zset    "INDEX SCORE ID" by the time to look again: jobs that were taken out of an index,
---                                   because what their hashes hold is not what later wrote (see `pass_over`)
+--                                   because their records are not what later wrote (see `pass_over`)
 --   later:{ns}:holders      set     servers that have a c:SERVER
 --   later:{ns}:servers      hash    registered servers: "started_at JSON"
 --   later:{ns}:leases       zset    registered servers by lease_until
@@ -35,11 +35,17 @@
 -- ARGV[1] is the time in microseconds, or "" for the server's own; ARGV[2] is "1" when a broker is in use. What
 -- follows is told by each script. Times stay text wherever they are not calculated with: Lua's `..` would round them.
 --
+-- Nearly all jobs are Enqueued, claimed and Succeed, and that is all (see lib/usual.lua). While a job has this usual life,
+-- or is new in any state, its record tells its history, and no other is stored: ENTRIES is then "".
+--
+-- Records and payloads are strings, and no fields of one hash per job, because many keys can be read and written by one
+-- command, and the fields of many hashes cannot.
+--
 -- A script reads and decides first and writes last, in `flush`: what fails half-way in Redis stays half-written.
 
 local call = redis.call
 local prefix = KEYS[1] .. ':'
-local JOB = prefix .. 'j:'
+local JOB, PAYLOAD, RESULT, HISTORY = prefix .. 'j:', prefix .. 'p:', prefix .. 'r:', prefix .. 'h:'
 
 local NOW = ARGV[1]
 if NOW == '' then
@@ -52,9 +58,10 @@ local OUTBOX = ARGV[2] == '1'
 local BAND = 2 ^ 50
 local LINE = 2 ^ 49
 
-local jobs = {} -- what this call has read, by id; false: there is no such job, or it is unreadable
-local unreadable = {} -- ids of jobs whose hash is not what later wrote
-local dirty = {} -- those of them that `flush` has to write
+local texts = {} -- records that this call has read and not yet split, by id
+local jobs = {} -- those that it has split; false: there is no such job, or it is unreadable
+local unreadable = {} -- ids of jobs whose record is not what later wrote
+local dirty = {} -- those of `jobs` that `flush` has to write
 
 local function after(delay)
   return string.format('%.0f', now + delay)
@@ -84,27 +91,49 @@ local function whole(score)
   return string.format('%.0f', tonumber(score))
 end
 
--- The record of `m`; false when there is none. `job.id`, `job.payload`, ... are not part of the record.
-local function keep(id, m)
-  local job = false
-  if m then
-    job = type(m) == 'string' and { string.match(m, PATTERN) } or {}
-    if job[1] then
-      job.id = id
-    else
-      job = false
-      unreadable[id] = true
+-- The values of many keys, false for one that is absent or no string. A call takes few thousand arguments only.
+local function get_all(kind, ids)
+  local found = {}
+  for first = 1, #ids, 4000 do
+    local keys = {}
+    for i = first, math.min(first + 3999, #ids) do
+      keys[#keys + 1] = kind .. ids[i]
+    end
+    for i, value in ipairs(call('MGET', unpack(keys))) do
+      found[first + i - 1] = value
     end
   end
-  jobs[id] = job
-  return job
+  return found
 end
 
--- A job of many that a script goes through: one that is unreadable must not stop it for the others.
+-- Read many jobs at once, so that `find` need not.
+local function read(ids)
+  for i, text in ipairs(get_all(JOB, ids)) do
+    local id = ids[i]
+    if text and jobs[id] == nil and not texts[id] then
+      texts[id] = text
+    end
+  end
+end
+
+-- A job of many that a script goes through: one that is unreadable must not stop it for the others. False: there is
+-- none. `job.id`, `job.fields`, ... are not part of the record.
 local function find(id)
   local job = jobs[id]
   if job == nil then
-    return keep(id, redis.pcall('HGET', JOB .. id, 'm')) -- an error when the key is no hash
+    local text = texts[id] or redis.pcall('GET', JOB .. id) -- an error when the key is no string
+    texts[id] = nil
+    job = false
+    if text then
+      job = type(text) == 'string' and { string.match(text, PATTERN) } or {}
+      if job[1] then
+        job.id = id
+      else
+        job = false
+        unreadable[id] = true
+      end
+    end
+    jobs[id] = job
   end
   return job
 end
@@ -118,27 +147,8 @@ local function load(id)
   return job
 end
 
-local function find_with_payload(id)
-  local job = jobs[id]
-  if job == nil then
-    local values = redis.pcall('HMGET', JOB .. id, 'm', 'p')
-    job = keep(id, values.err and values or values[1])
-    if job then
-      job.payload = values[2] or ''
-    end
-  elseif job and not job.payload then
-    job.payload = call('HGET', JOB .. id, 'p') or ''
-  end
-  return job
-end
-
 local function text_of(job)
   if not job.text then
-    if job.first then -- new: what it shares with its model (lib/create.lua) becomes its own
-      for field = 1, LAST do
-        job[field] = job[field]
-      end
-    end
     job.text = table.concat(job, ' ', 1, LAST)
   end
   return job.text
@@ -159,16 +169,37 @@ local function set(job, field, value)
   fields[#fields + 1] = value
 end
 
--- Add an entry to the history for the state that the job is in now. The usual beginning goes without.
-local function record(job, attempt, server, worker, err)
-  local number = tonumber(job[ENTRIES]) + 1
-  job[ENTRIES] = tostring(number)
-  local reason = job[REASON]
-  if number == 1 and job[STATE] == 'e' and reason == '' then
+local function add_entry(job, number, state, at, attempt, server, worker, reason, err)
+  local head = state .. ' ' .. at .. ' ' .. attempt .. ' ' .. server .. ' ' .. worker .. ' ' .. #reason .. ' '
+  set(job, tostring(number), head .. reason .. err)
+end
+
+-- The job is about to leave the usual life: write down what of its history only the record tells so far.
+local function spell_out(job)
+  if job[ENTRIES] ~= '' then
     return
   end
-  local head = job[STATE] .. ' ' .. NOW .. ' ' .. attempt .. ' ' .. server .. ' ' .. worker .. ' ' .. #reason .. ' '
-  set(job, job[ENTRIES], head .. reason .. err)
+  local state, at, attempt, server, worker = job[STATE], job[STATE_AT], job[ATTEMPT], job[SERVER], job[WORKER]
+  if state == 'p' then
+    add_entry(job, 2, 'p', at, attempt, server, worker, '', '')
+    job[ENTRIES] = '2'
+  elseif state == 'S' then
+    add_entry(job, 2, 'p', job[CLAIMED_AT], attempt, server, worker, '', '')
+    add_entry(job, 3, 'S', at, attempt, server, worker, '', '')
+    job[ENTRIES], job[CLAIMED_AT] = '3', ''
+  else
+    if state ~= 'e' or job[REASON] ~= '' then
+      add_entry(job, 1, state, at, '0', '', '', job[REASON], '')
+    end
+    job[ENTRIES] = '1'
+  end
+end
+
+-- Add an entry to the history for the state that the job is in now.
+local function record(job, attempt, server, worker, err)
+  local number = job[ENTRIES] + 1
+  job[ENTRIES] = tostring(number)
+  add_entry(job, number, job[STATE], NOW, attempt, server, worker, job[REASON], err)
   if number > HISTORY_LIMIT then
     job.trim = job.trim or {}
     job.trim[#job.trim + 1] = tostring(number - HISTORY_LIMIT)

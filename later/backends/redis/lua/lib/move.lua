@@ -33,6 +33,7 @@ local function change_state(job, to, rule, change, reason)
   local entry_attempt = attempt
   leave(job)
   touch(job)
+  spell_out(job)
   if rule.crash then
     crashes = tostring(crashes + 1)
   end
