@@ -16,6 +16,9 @@ FURTHEST: Final = timedelta(days=36_525)
 """How far ahead any time that a user gives may lie. A hundred years: longer delays are mistakes, and what is due before
 2255 stays exact in every backend."""
 
+MOST_CRASHES: Final = 1_000_000
+"""That a job may be given to survive."""
+
 HISTORY_LIMIT: Final = 100
 """Entries of state history kept per job; the oldest go first. A job that snoozes for ever must not grow for ever."""
 

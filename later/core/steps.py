@@ -6,9 +6,10 @@ compares.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
+from later.core.errors import Corrupt
 from later.core.lifecycle import (
     Cause,
     Change,
@@ -20,12 +21,14 @@ from later.core.lifecycle import (
     parent_reason,
     ref_of,
 )
+from later.core.ports import Storage
 from later.core.records import (
     Applied,
     Due,
     HistoryEntry,
     Inserted,
     InsertVerdict,
+    JobDetails,
     JobRecord,
     Micros,
     NewJob,
@@ -171,6 +174,17 @@ def refs_of(rescheduled: Rescheduled) -> list[Ref]:
     """The jobs that the change made Enqueued, to be published."""
     refs = [item.ref for item in rescheduled.inserted if item.ref is not None]
     return refs + [ref for item in rescheduled.applied for ref in item.enqueued]
+
+
+def readable(storage: Storage, ids: Sequence[str]) -> list[JobDetails | None]:
+    """As `Storage.get`, None also for a job that cannot be read; such a one costs a call for each halving."""
+    try:
+        return storage.get(ids)
+    except Corrupt:
+        if len(ids) == 1:
+            return [None]
+        middle = len(ids) // 2
+        return readable(storage, ids[:middle]) + readable(storage, ids[middle:])
 
 
 def due_of(schedules: Iterable[ScheduleRecord], limit: int, now: Micros) -> Due:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from later.core.errors import ConfigError, InvalidOption
 from later.core.names import check_name
-from later.core.records import FURTHEST
+from later.core.records import FURTHEST, MOST_CRASHES
 from later.core.registry import Isolation, JobType, Registry
 from later.core.retry import Retry
 
@@ -17,8 +17,6 @@ _Declaration = TypeVar("_Declaration", bound=type)
 
 _MARK: Final = "__later_job_types__"
 _ZERO: Final = timedelta(0)
-
-MOST_CRASHES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

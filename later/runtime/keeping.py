@@ -6,14 +6,18 @@ from typing import Any, Protocol
 
 from later.core.engine import keeper as engine
 from later.core.engine.worker import Key, Publish
-from later.core.errors import BackendError
+from later.core.errors import BackendError, SchemaMismatch, StorageFull, StorageReadOnly, Unavailable
 from later.core.records import State
+from later.core.steps import readable
 from later.runtime.ids import new_id
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.log import log
 from later.runtime.loop import Lane, Loop
 from later.runtime.node import dead_servers, describe_server
 from later.runtime.working import SETTLE
+
+_OF_ALL = (Unavailable, StorageFull, StorageReadOnly, SchemaMismatch)
+"""What a storage raises whatever it is asked."""
 
 
 class Workers(Protocol):
@@ -80,7 +84,7 @@ class Keeping:
                 self._publish(refs)
             case engine.TellUnreadable(schedules):
                 for schedule, why in schedules.items():
-                    log.error("recurring job %s is due and stays so, for servers that can read it: %s", schedule, why)
+                    log.error("recurring job %s is due and stays so: %s", schedule, why)
             case engine.TellLeased(server):
                 self._workers.leased(server)
             case engine.TellLeaseLost():
@@ -107,10 +111,12 @@ class Keeping:
             return call(command)
         except BackendError as error:
             log.warning("the storage did not answer %s; trying again: %s", type(command).__name__, error)
-        except Exception:  # noqa: BLE001  a faulty adapter must not end the server
+            refused = "" if isinstance(error, _OF_ALL) else str(error)
+        except Exception as error:  # noqa: BLE001  a faulty adapter must not end the server
             log.exception("the storage raised what it must not on %s; trying again", type(command).__name__)
+            refused = type(error).__name__
         lease = isinstance(command, engine.Register | engine.Beat | engine.Unregister)
-        return engine.LeaseCallFailed() if lease else engine.UpkeepFailed()
+        return engine.LeaseCallFailed() if lease else engine.UpkeepFailed(refused)
 
     def _compare(self) -> engine.Event:
         assert self._broker is not None
@@ -166,6 +172,6 @@ class Keeping:
             case engine.FindDue(limit):
                 return engine.DueFound(storage.due(limit))
             case engine.GetJobs(ids):
-                return engine.JobsFound(storage.get(ids))
+                return engine.JobsFound(readable(storage, ids))  # one that cannot be read cannot run either
             case engine.Fire(changes):
                 return engine.Fired(storage.reschedule(changes))

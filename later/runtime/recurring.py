@@ -25,7 +25,7 @@ from later.core.recurring import Definition, Misfire, Origin, Overlap, Run, Sche
 from later.core.recurring import changes as wishes
 from later.core.registry import Registry
 from later.core.retry import Retry
-from later.core.steps import refs_of
+from later.core.steps import readable, refs_of
 from later.core.timetables import Cron, Every, Gap, Timetable, Zone
 from later.core.timetables import Overlap as ClockOverlap
 from later.runtime.enqueue import Intake
@@ -88,7 +88,7 @@ class RecurringRun(NamedTuple):
     manual: bool
     """Somebody triggered it."""
     state: State | None
-    """Of the job now. None: it has been removed; or it is not the last run, in a listing."""
+    """Of the job now. None: it has been removed, or cannot be read; or it is not the last run, in a listing."""
 
 
 class NextFire(NamedTuple):
@@ -307,7 +307,7 @@ class RecurringJobs:
     def _states(self, jobs: Sequence[str]) -> dict[str, State]:
         found: dict[str, State] = {}
         for start in range(0, len(jobs), CHUNK):
-            for details in self._storage().get(jobs[start : start + CHUNK]):
+            for details in readable(self._storage(), jobs[start : start + CHUNK]):
                 if details is not None:
                     found[details.job.id] = details.job.state
         return found

@@ -9,9 +9,23 @@ import redis
 from later.backends.redis import Redis, scripts
 from later.backends.redis.storage import RedisStorage
 from later.core.errors import Corrupt
-from later.core.lifecycle import DAY, Cause, Change, ref_of
+from later.core.lifecycle import DAY, Cause, Change, Reschedule, ref_of
 from later.core.ports import StorageOptions
-from later.core.records import SECOND, Claimant, JobQuery, NewJob, On, Ref, ServerInfo, State, Verdict
+from later.core.records import (
+    SECOND,
+    Claimant,
+    JobQuery,
+    NewJob,
+    On,
+    Ref,
+    RescheduleVerdict,
+    ScheduleRecord,
+    ServerInfo,
+    State,
+    Verdict,
+)
+from later.core.recurring import schedule_of
+from later.core.steps import readable
 from later.testing import VirtualClock
 
 BY = Claimant("server", "worker")
@@ -102,7 +116,40 @@ def test_a_garbage_job_is_named(storage: RedisStorage, client: "redis.Redis", na
             storage.apply([Change(job_id, Cause.DELETE)])
         with pytest.raises(Corrupt):
             storage.get([job_id])
+    found = readable(storage, ["string", "good", "nobody", "hash", "good"])
+    assert [details and details.job.id for details in found] == [None, "good", None, None, "good"]
     assert storage.apply([Change("good", Cause.DELETE)])[0].verdict is Verdict.APPLIED
+
+
+@pytest.mark.parametrize("garbage", ["", "garbage", "7", "7 soon {}", "7  ", "-3 5 {}", "1_0 5 {}", "\xff"])
+def test_a_garbage_schedule_hides_no_other_and_can_be_replaced(
+    storage: RedisStorage, client: "redis.Redis", namespace: str, clock: VirtualClock, garbage: str
+) -> None:
+    storage.reschedule([Reschedule(name, 0, clock(), b"body") for name in ("bad", "good")])
+    client.hset(f"later:{{{namespace}}}:schedules", "bad", garbage.encode("latin-1"))
+    assert [found.id for found in storage.due(10).schedules] == ["bad", "good"]
+    [bad, good] = storage.schedules()
+    assert good == ScheduleRecord("good", 1, clock(), b"body")
+    assert bad is not None
+    with pytest.raises(Corrupt):
+        schedule_of(bad)
+    for body in (b"new", None):
+        [known] = storage.schedules(["bad"])
+        assert known is not None
+        [done] = storage.reschedule([Reschedule("bad", known.version, clock(), body)])
+        assert done.verdict is RescheduleVerdict.APPLIED
+    assert storage.schedules() == [good]
+
+
+def test_a_schedule_that_is_gone_from_the_hash_is_due_no_more(
+    storage: RedisStorage, client: "redis.Redis", namespace: str, clock: VirtualClock
+) -> None:
+    storage.reschedule([Reschedule(name, 0, clock(), b"body") for name in ("bad", "good")])
+    storage.reschedule([Reschedule("later", 0, clock() + 5, b"body")])
+    client.hdel(f"later:{{{namespace}}}:schedules", "bad")
+    due = storage.due(10)
+    assert ([found.id for found in due.schedules], due.next_due_in) == (["good"], 5)
+    assert client.zcard(f"later:{{{namespace}}}:ticks") == 2
 
 
 @pytest.mark.parametrize("name", ["n", "at:e", "ready:q", "publish"])

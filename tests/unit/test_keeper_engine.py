@@ -79,7 +79,7 @@ from later.core.records import (
     State,
     Verdict,
 )
-from later.core.recurring import Definition, Overlap, Run, Schedule
+from later.core.recurring import Definition, Overlap, Run, Schedule, schedule_of
 from later.core.timetables import Every, Timetable
 
 T = TypeVar("T")
@@ -648,6 +648,41 @@ def test_a_change_whose_predecessor_has_gone_meanwhile_is_planned_anew_at_once(b
     bench.feed(JobsFound([None]))
     [change] = bench.take(Fire).changes
     assert [job.parent for job in change.jobs] == [None]
+
+
+def test_a_change_that_the_storage_refuses_does_not_stop_the_others() -> None:
+    bench = Bench(broker=True).start()
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a"), minutely("bad"), minutely("c")), None)))
+    assert [change.id for change in bench.take(Fire).changes] == ["a", "bad", "c"]
+    bench.feed(UpkeepFailed("it is too large"))
+    assert [change.id for change in bench.take(Fire).changes] == ["a"]
+    created = Inserted(InsertVerdict.CREATED, State.ENQUEUED, REF)
+    assert Publish((REF,)) in bench.feed(Fired([done(RescheduleVerdict.APPLIED, created)]))
+    assert [change.id for change in bench.take(Fire).changes] == ["bad"]
+    bench.feed(UpkeepFailed("it is too large"))
+    [instead] = bench.take(Fire).changes
+    assert (instead.id, instead.version, instead.jobs, instead.moves) == ("bad", 4, (), ())
+    assert instead.next_at == NOW + 60 * SECOND
+    assert instead.body is not None
+    told = schedule_of(ScheduleRecord("bad", 5, instead.next_at, instead.body))
+    assert told.note == "its job could not be stored: it is too large"
+    assert (told.since, told.runs) == (NOW - 60 * SECOND, ())
+    bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+    assert [change.id for change in bench.take(Fire).changes] == ["c"]
+    bench.feed(Fired([done(RescheduleVerdict.APPLIED)]))
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely("a"), minutely("c")), None)))
+    assert len(bench.take(Fire).changes) == 2
+
+
+def test_a_schedule_that_the_storage_cannot_change_at_all_is_told_and_passed_over(bench: Bench) -> None:
+    bench.answer(FindDue, DueFound(Due(NOW, (minutely("bad"), minutely("b")), None)))
+    bench.take(Fire)
+    bench.feed(UpkeepFailed("no"))
+    bench.take(Fire)
+    bench.feed(UpkeepFailed("no"))
+    bench.take(Fire)
+    assert TellUnreadable({"bad": "no"}) in bench.feed(UpkeepFailed("no"))
+    assert [change.id for change in bench.take(Fire).changes] == ["b"]
 
 
 def test_more_schedules_than_it_can_fire_do_not_keep_it_from_the_rest() -> None:

@@ -393,6 +393,13 @@ def test_it_is_stored_and_read() -> None:
         Schedule(definition(), since=0).to_body().replace(b'"runs":[]', b'"runs":[1]'),
         Schedule(definition(), since=0).to_body().replace(b'"runs":[]', b'"runs":[[1,2,3]]'),
         Schedule(definition(), since=0).to_body().replace(b'"jitter":0', b'"jitter":1e400'),
+        Schedule(definition(), since=10**30).to_body(),
+        Schedule(definition(), since=0, note_at=10**30).to_body(),
+        Schedule(definition(), since=0, runs=(Run(10**30, "job"),)).to_body(),
+        Schedule(definition(type="no name"), since=0).to_body(),
+        Schedule(definition(queue=""), since=0).to_body(),
+        Schedule(definition(priority=10), since=0).to_body(),
+        Schedule(definition(max_crashes=-1), since=0).to_body(),
         Schedule(definition(), since=0).to_body().replace(b"0 * * * *", b"0 0 30 2 *"),
     ],
 )

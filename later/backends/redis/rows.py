@@ -1,5 +1,6 @@
 """Jobs, changes and history as the scripts take and give them (see lua/lib/job.lua)."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -26,6 +27,7 @@ from later.core.records import (
 STATES: Final = {letter: state for state, letter in LETTERS.items()}
 _SPACES: Final = len(FIELDS) - 1
 _BAND: Final = 2**50
+_SCHEDULE: Final = re.compile(rb"(\d{1,15}) (-?\d{1,16}|) (.*)", re.DOTALL)
 
 
 def write_new(job: NewJob) -> tuple[str, bytes, str, str]:
@@ -148,14 +150,15 @@ def read_details(job_id: str, values: Sequence[Any]) -> JobDetails:
 
 
 def read_schedule(schedule_id: bytes, value: bytes) -> ScheduleRecord:
-    """Raises Corrupt."""
-    try:
-        version, next_at, body = value.split(b" ", 2)
-        return ScheduleRecord(schedule_id.decode(), int(version), int(next_at) if next_at else None, body)
-    except ValueError:
-        raise Corrupt(
-            f"what Redis holds as schedule {schedule_id!r} is not what later wrote: look at the hash of schedules"
-        ) from None
+    """What is not as later wrote it is a body that nobody can read, of the version that the scripts see: it can be
+    replaced and removed."""
+    name = schedule_id.decode(errors="backslashreplace")
+    written = _SCHEDULE.fullmatch(value)
+    if written is not None:
+        version, next_at, body = written.groups()
+        return ScheduleRecord(name, int(version), int(next_at) if next_at else None, body)
+    version = value[: len(value) - len(value.lstrip(b"0123456789"))]
+    return ScheduleRecord(name, int(version or 0), None, b"")
 
 
 def read_score(score: bytes) -> int:

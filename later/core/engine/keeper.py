@@ -20,10 +20,11 @@ from later.core.records import (
     Micros,
     Ref,
     RescheduleVerdict,
+    ScheduleRecord,
     ServerInfo,
     ServerRecord,
 )
-from later.core.recurring.planning import awaited, plan_all
+from later.core.recurring.planning import awaited, plan_all, postponed
 from later.core.steps import refs_of
 
 LEASE: Final[Micros] = 15 * SECOND
@@ -170,6 +171,9 @@ class Fired:
 @dataclass(frozen=True, slots=True)
 class UpkeepFailed:
     """The command of the upkeep lane was not answered."""
+
+    refused: str = ""
+    """The storage cannot do this, and would say so again: why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +333,7 @@ class Fire:
 
 @dataclass(frozen=True, slots=True)
 class TellUnreadable:
-    """Recurring jobs that are due and that this server cannot read, with the reasons."""
+    """Recurring jobs that are due and that this server cannot read, or the storage cannot change; with the reasons."""
 
     schedules: Mapping[str, str]
 
@@ -456,6 +460,12 @@ class Keeper:
     _due_found: records.Due | None = None
     """Recurring jobs for whose plans the state of jobs is missing."""
     _firing: tuple[Reschedule, ...] = ()
+    _fired_of: dict[str, ScheduleRecord] = field(default_factory=dict[str, ScheduleRecord])
+    """What they were planned from, ..."""
+    _fired_at: Micros = 0
+    """... and at which time of the storage."""
+    _one_by_one: bool = False
+    """The storage refused them together: each goes alone, so that one which it cannot store does not stop the rest."""
     _unreadable: dict[str, str] = field(default_factory=dict[str, str])
     _comparing: bool = False
     _compare_due: float = 0.0
@@ -515,8 +525,8 @@ class Keeper:
                 self._server = None
             case LeaseCallFailed():
                 self._lease_failed(now)
-            case UpkeepFailed():
-                self._upkeep_failed(now)
+            case UpkeepFailed(refused):
+                self._upkeep_failed(refused, now, out)
             case Compared():
                 self._compared(event, now)
             case CompareFailed():
@@ -614,7 +624,7 @@ class Keeper:
             if self._unsettled() and self._server is not None:
                 self._upkeep_call = self._list_held(self._server.id)
         elif self._firing:
-            self._upkeep_call = Fire(self._firing)
+            self._upkeep_call = Fire(self._firing[:1] if self._one_by_one else self._firing)
         elif self._due_found is not None:
             self._upkeep_call = GetJobs(awaited(self._due_found.schedules))
         else:
@@ -693,9 +703,9 @@ class Keeper:
                 self._changes = ()
                 self._publish((ref for applied in results for ref in applied.enqueued), out)
             case _:
-                self._tick_done(event, now, out)
+                self._tick_done(call, event, now, out)
 
-    def _tick_done(self, event: Event, now: float, out: list[Command]) -> None:
+    def _tick_done(self, call: UpkeepCommand, event: Event, now: float, out: list[Command]) -> None:
         match event:
             case DeclareDone():
                 self._due.pop(_Chore.DECLARE, None)
@@ -711,7 +721,8 @@ class Keeper:
                 assert found is not None
                 self._plan(found, jobs, now, out)
             case Fired(results):
-                self._fired(results, now, out)
+                assert isinstance(call, Fire)
+                self._fired(call.changes, results, now, out)
             case _:
                 raise AssertionError(event)
 
@@ -722,20 +733,35 @@ class Keeper:
     def _plan(self, due: records.Due, jobs: Sequence[JobDetails | None], now: float, out: list[Command]) -> None:
         known = {details.job.id: details.job for details in jobs if details is not None}
         plans = plan_all(self.app, due.schedules, due.now, known, LIMIT)
-        self._firing = plans.changes
+        self._firing, self._one_by_one = plans.changes, False
+        self._fired_of, self._fired_at = {record.id: record for record in due.schedules}, due.now
         next_at = min((change.next_at for change in plans.changes if change.next_at is not None), default=None)
         self._again_in(_Chore.TICK, 0 if plans.more else None if next_at is None else next_at - due.now, now)
         if plans.unreadable.keys() - self._unreadable.keys():
             out.append(TellUnreadable(plans.unreadable))
         self._unreadable = plans.unreadable
 
-    def _fired(self, results: Sequence[records.Rescheduled], now: float, out: list[Command]) -> None:
+    def _fired(
+        self, changes: Sequence[Reschedule], results: Sequence[records.Rescheduled], now: float, out: list[Command]
+    ) -> None:
         """What was STALE somebody else has done, or it was to make a job wait for one that has gone."""
-        firing, self._firing = self._firing, ()
+        self._firing = self._firing[len(changes) :]
         self._publish((ref for result in results for ref in refs_of(result)), out)
-        for change, result in zip(firing, results, strict=True):
+        for change, result in zip(changes, results, strict=True):
             if result.verdict is RescheduleVerdict.STALE and any(job.parent is not None for job in change.jobs):
                 self._due[_Chore.TICK] = now
+
+    def _fire_refused(self, changes: Sequence[Reschedule], why: str, out: list[Command]) -> None:
+        """Find the change that the storage cannot store, and let its schedule tell so instead."""
+        if len(changes) > 1:
+            self._one_by_one = True
+            return
+        [change], rest = changes, self._firing[1:]
+        if change.jobs or change.moves:
+            self._firing = (postponed(self._fired_of[change.id], self._fired_at, why), *rest)
+        else:
+            self._firing = rest
+            out.append(TellUnreadable({change.id: why}))
 
     def _list_held(self, server: str) -> ListHeld:
         self._listing, self._unlisted = self._unlisted, set()
@@ -761,8 +787,11 @@ class Keeper:
         for worker in settled[: max(0, len(self._died) - MAX_DIED)]:
             del self._died[worker]
 
-    def _upkeep_failed(self, now: float) -> None:
+    def _upkeep_failed(self, refused: str, now: float, out: list[Command]) -> None:
         call, self._upkeep_call = self._upkeep_call, None
+        if refused and isinstance(call, Fire):
+            self._fire_refused(call.changes, refused, out)
+            return
         first, longest = RETRY
         self._upkeep_pause = min(longest, self._upkeep_pause * 2 or first)
         self._upkeep_after = now + self._upkeep_pause * self.random.uniform(0.5, 1.0)

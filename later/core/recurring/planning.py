@@ -19,8 +19,14 @@ TOLERANCE: Final = 60 * SECOND
 BATCH: Final = 100
 """Jobs that one step of one schedule makes; `Misfire.ALL` goes on with the next step."""
 
+POSTPONED: Final = 60 * SECOND
+"""When to try again what the storage has refused."""
+
 COUNTED: Final = 100
 """How far the times without a job are counted, for the note about them."""
+
+LONGEST_NOTE: Final = 1000
+"""Characters."""
 
 _NAMESPACE: Final = UUID("0d9b1d1e-7d0c-5f5b-9a57-5f4c2a1f7a10")
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -96,6 +102,12 @@ def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, prev
         after = replace(after, note=note, note_at=now)
     next_at = wanted.timetable.next_after(since)
     return Reschedule(record.id, record.version, next_at, after.to_body(), tuple(jobs), moves)
+
+
+def postponed(record: ScheduleRecord, now: Micros, why: str) -> Reschedule:
+    """Instead of a change that the storage refuses while it takes others: none of its times is dealt with."""
+    after = replace(schedule_of(record), note=f"its job could not be stored: {why}"[:LONGEST_NOTE], note_at=now)
+    return Reschedule(record.id, record.version, now + POSTPONED, after.to_body())
 
 
 def sealed(schedule_id: str, wanted: Definition, due: Micros) -> bytes:

@@ -7,9 +7,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from later.core.envelope import read_retry, seal, unseal, write_retry
 from later.core.errors import Corrupt, InvalidSchedule, SchemaMismatch, UnknownZone
-from later.core.records import Micros, ScheduleRecord
+from later.core.names import check_name
+from later.core.records import MOST_CRASHES, Micros, ScheduleRecord
 from later.core.retry import Retry
-from later.core.timetables import Timetable
+from later.core.timetables import LATEST, Timetable
 
 VERSION: Final = 1
 """Of the stored form. Whatever an older version of `later` would misunderstand raises it."""
@@ -178,11 +179,11 @@ def schedule_of(record: ScheduleRecord) -> Schedule:
             raise ValueError
         return Schedule(
             Definition(
-                type=_as(str, stored["type"]),
+                type=check_name("job type", stored["type"]),
                 payload=payload,
-                queue=_as(str, stored["queue"]),
-                priority=_as(int, stored["priority"]),
-                max_crashes=_as(int, stored["max_crashes"]),
+                queue=check_name("queue", stored["queue"]),
+                priority=_within(0, 9, stored["priority"]),
+                max_crashes=_within(0, MOST_CRASHES, stored["max_crashes"]),
                 timetable=Timetable.from_json(stored["timetable"]),
                 misfire=stored["misfire"],
                 misfire_limit=stored["misfire_limit"],
@@ -191,11 +192,11 @@ def schedule_of(record: ScheduleRecord) -> Schedule:
                 retry=None if stored["retry"] is None else read_retry(stored["retry"]),
                 origin=stored["origin"],
             ),
-            since=_as(int, stored["since"]),
+            since=_moment(stored["since"]),
             paused=_as(bool, stored["paused"]),
             runs=tuple(_run(*run) for run in stored["runs"]),
             note=_as(str, stored["note"]),
-            note_at=None if stored["note_at"] is None else _as(int, stored["note_at"]),
+            note_at=None if stored["note_at"] is None else _moment(stored["note_at"]),
         )
     except (SchemaMismatch, UnknownZone):
         raise
@@ -206,7 +207,18 @@ def schedule_of(record: ScheduleRecord) -> Schedule:
 
 
 def _run(due: object, job: object, manual: object) -> Run:
-    return Run(_as(int, due), _as(str, job), _as(bool, manual))
+    return Run(_moment(due), _as(str, job), _as(bool, manual))
+
+
+def _moment(stored: object) -> Micros:
+    return _within(-LATEST, LATEST, stored)
+
+
+def _within(least: int, most: int, stored: object) -> int:
+    number = _as(int, stored)
+    if not least <= number <= most:
+        raise ValueError
+    return number
 
 
 _Plain = TypeVar("_Plain", str, int, bool)
