@@ -3,7 +3,13 @@
 from tests.support.missing import pytest_runtest_call, pytest_runtest_setup
 from tests.support.nats import nats_prefix, nats_process, nats_server, nats_url
 from tests.support.postgres import postgres_prefix, postgres_server, postgres_url
-from tests.support.rabbitmq import rabbitmq_prefix, rabbitmq_process, rabbitmq_server, rabbitmq_url
+from tests.support.rabbitmq import (
+    pytest_collection_modifyitems,
+    rabbitmq_prefix,
+    rabbitmq_process,
+    rabbitmq_server,
+    rabbitmq_url,
+)
 from tests.support.servers import redis_prefix, redis_server, redis_url
 
 __all__ = [
@@ -14,6 +20,7 @@ __all__ = [
     "postgres_prefix",
     "postgres_server",
     "postgres_url",
+    "pytest_collection_modifyitems",
     "pytest_runtest_call",
     "pytest_runtest_setup",
     "rabbitmq_prefix",

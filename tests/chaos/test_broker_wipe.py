@@ -8,7 +8,7 @@ from tests.chaos.broker_wipe import Options, run
 from tests.support.rabbitmq import RabbitServer
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("storage", ["redis", "postgres"])
 def test_no_job_is_lost_with_the_broker(
     request: pytest.FixtureRequest, tmp_path: Path, rabbitmq_server: RabbitServer, storage: str

@@ -16,7 +16,7 @@ from later.backends.rabbitmq.errors import AccessRefused
 from later.core.errors import BackendError, Unavailable, Unsupported
 from later.core.ports import BrokerOptions, BrokerState
 from later.core.records import Ref
-from tests.support.rabbitmq import RabbitServer, private_server
+from tests.support.rabbitmq import TIMEOUT, RabbitServer, private_server
 from tests.support.servers import free_port
 
 PROMPT = 5.0
@@ -125,11 +125,13 @@ def test_a_user_who_may_not_create_queues(rabbitmq_server: RabbitServer) -> None
 def server_without_quorum_queues() -> Iterator[RabbitServer]:
     # Up to 3.10; later ones cannot do without.
     with private_server(RABBITMQ_FEATURE_FLAGS="implicit_default_bindings") as server:
-        if tuple(map(int, server.control("version").split(".")[:2])) > (3, 10):
+        server.start()
+        if server.version > (3, 10):
             pytest.skip("this RabbitMQ always has quorum queues")
-        yield server.start()
+        yield server
 
 
+@pytest.mark.timeout(TIMEOUT)
 def test_quorum_queues_that_the_server_has_switched_off(server_without_quorum_queues: RabbitServer) -> None:
     broker = RabbitMQ(server_without_quorum_queues.url, quorum=True).open_broker(BrokerOptions("app"))
     for use in USES[:3]:

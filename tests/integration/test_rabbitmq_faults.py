@@ -21,7 +21,7 @@ from tests.support.proxy import Proxy, proxy_to
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 names = count(1)
 

@@ -20,7 +20,7 @@ from tests.support.jobs import Work, jobs_of, work
 from tests.support.rabbitmq import RabbitServer
 from tests.support.waiting import DEADLINE, no_threads_left, until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 names = count(1)
 

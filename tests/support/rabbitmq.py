@@ -24,8 +24,12 @@ from later.backends.rabbitmq.session import Session
 from later.core.ports import Broker, BrokerOptions
 from tests.support.servers import free_port, listening, make_certificates, program
 
-_PATIENCE: Final = 45.0
-"""Seconds for the server to accept connections after its start. It takes 3 on an idle machine."""
+_PATIENCE: Final = 150.0
+"""Seconds for the server to accept connections after its start, and for rabbitmqctl. They take 3 and 2 on an idle
+machine, and more than 45 on one with ten times as much to do."""
+
+TIMEOUT: Final = 300
+"""Seconds that a test with a server gets at least, for the start of that is a part of it."""
 
 _DEBIAN: Final = Path("/usr/lib/rabbitmq/bin")
 """Where the programs are that do not insist on being root."""
@@ -58,6 +62,8 @@ class RabbitServer:
         self.ca = folder / "ca.pem"
         self._epmd: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._answered = False
+        """Since it was started: one that a test did not wait for to the end runs, and is of no use yet."""
         self._environment = self._prepare(free_port(), free_port()) | environment
 
     def _prepare(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
@@ -93,15 +99,31 @@ class RabbitServer:
     def start(self) -> "RabbitServer":
         """Returns when it answers; nothing when it runs."""
         if self.running:
+            if not self._answered:
+                self._wait_for_answer()
             return self
         if self._epmd is None:
             # Ours, so that the node does not start one that outlives it.
             self._epmd = self._spawn(["epmd", "-port", self._environment["ERL_EPMD_PORT"]])
             _wait(lambda: listening(int(self._environment["ERL_EPMD_PORT"])), self._epmd, self._log)
         (self._folder / "pid").unlink(missing_ok=True)
+        self._answered = False
         self._process = self._spawn([str(self._program)])
-        _wait(self._answers, self._process, self._log)
+        self._wait_for_answer()
         return self
+
+    def _wait_for_answer(self) -> None:
+        assert self._process is not None
+        _wait(self._answers, self._process, self._log)
+        self._answered = True
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The first two numbers. While it runs."""
+        connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        told = str(connection._impl.server_properties["version"])
+        connection.close()
+        return tuple(int(number) for number in told.split(".")[:2])
 
     @property
     def _log(self) -> Path:
@@ -188,6 +210,14 @@ def _wait(answers: Callable[[], bool], process: "subprocess.Popen[bytes]", log: 
         if process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"RabbitMQ does not start:\n{log.read_text(errors='replace')[-3000:]}", pytrace=False)
         time.sleep(0.05)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests with a server the time for its start, where they do not name one themselves."""
+    for item in items:
+        names: list[str] = getattr(item, "fixturenames", [])
+        if {"rabbitmq_process", "rabbitmq_url"} & set(names) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def test_the_wheel_in_a_fresh_environment(tmp_path: Path) -> None:
         "version": version,
         "loads": True,
         "error": None,
+        "extra": None,
         "storage": None,
         "broker": {"capabilities": {"durable": True, "shared": True, "priority": False}},
     }
