@@ -11,6 +11,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,9 +57,16 @@ class NatsServer:
         self._process.kill()
         self._process.wait()
 
-    def signal(self, number: signal.Signals) -> None:
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It stays connected and says nothing. Only for a server that no other test uses."""
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)  # a busy server goes on for a moment
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
         """Forget everything; only while it does not run."""
@@ -68,7 +76,6 @@ class NatsServer:
     def stop(self) -> None:
         """Politely."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
             end(self._process)
 
 

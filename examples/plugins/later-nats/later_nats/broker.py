@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from typing_extensions import override
 
 from later.core.errors import BackendError, Unavailable
-from later.core.ports import Broker, BrokerCapabilities, Delivery
+from later.core.ports import Broker, BrokerCapabilities, BrokerReport, BrokerState, Delivery
 from later.core.records import Ref
 from later_nats.lines import Message
 from later_nats.session import Session
@@ -188,6 +188,7 @@ class NatsBroker(Broker):
     def __init__(self, target: Target, namespace: str, capabilities: BrokerCapabilities) -> None:
         self.capabilities = capabilities
         self._place = target.place
+        self._address = target.address
         self._make: Callable[[], _Loop] = partial(_Loop, target, namespace)
         self._loops: dict[int, _Loop] = {}
         """By process id. What the parent made stays referenced: nothing closes its sockets from here."""
@@ -245,6 +246,16 @@ class NatsBroker(Broker):
     @override
     def depth(self, queues: Sequence[str]) -> dict[str, int]:
         return self._call(lambda session: session.depth(queues)) if queues else {}
+
+    @override
+    def report(self, queues: Sequence[str]) -> BrokerReport:
+        try:
+            depth, dead = self._call(lambda session: session.look(queues))
+        except BackendError as error:
+            away = isinstance(error, Unavailable)
+            state = BrokerState.UNREACHABLE if away else BrokerState.MISCONFIGURED
+            return BrokerReport(self._address, state, str(error))
+        return BrokerReport(self._address, BrokerState.CONNECTED, None, depth, dead)
 
     @override
     def close(self) -> None:

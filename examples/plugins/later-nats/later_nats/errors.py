@@ -40,7 +40,7 @@ def translate(error: BaseException | None, target: Target) -> BackendError:
         return again(error)
     if isinstance(error, nats.js.errors.APIError):
         return _of_jetstream(error, place)
-    return _of_tls(error, place) or _of_server(error, place) or _of_connection(error, place)
+    return _of_tls(error, place) or _of_server(error, target, place) or _of_connection(error, place)
 
 
 def _of_jetstream(error: nats.js.errors.APIError, place: str) -> BackendError:
@@ -79,11 +79,11 @@ def _of_tls(error: BaseException | None, place: str) -> BackendError | None:
             return None
 
 
-def _of_server(error: BaseException | None, place: str) -> BackendError | None:
+def _of_server(error: BaseException | None, target: Target, place: str) -> BackendError | None:
     """What the server said in an -ERR, which the driver passes on as text."""
     text = str(error).lower() if isinstance(error, nats.errors.Error) else ""
     if isinstance(error, nats.errors.AuthorizationError) or "authorization" in text or "authentication" in text:
-        return AccessRefused(f"{place} refused the login: check the user and password, or the token, in the URL")
+        return _login(target, place)
     if "permissions violation" in text:
         return AccessRefused(
             f"{place} does not let this user do what is needed ({str(error).removeprefix('nats: ')}): see the README "
@@ -94,10 +94,22 @@ def _of_server(error: BaseException | None, place: str) -> BackendError | None:
     return None
 
 
+def _login(target: Target, place: str) -> BackendError:
+    if target.user is not None:
+        what = f"refused the login of the user {target.user}: check user and password in the URL"
+    elif target.token is not None:
+        what = "refused the token: check the URL (a login without a : is a token, one with it is a user's)"
+    else:
+        what = "wants a login and the URL has none: write USER:PASSWORD@ before the host"
+    return AccessRefused(f"{place} {what}")
+
+
 def _of_connection(error: BaseException | None, place: str) -> BackendError:
     match error:
         case socket.gaierror():
             return Unavailable(f"the host of {place} is not known ({error.strerror}): check the URL")
+        case UnicodeError():
+            return Unavailable(f"the host of {place} is no name of a host: check the URL")
         case ConnectionRefusedError():
             return Unavailable(f"{place} refuses connections: is it running?")
         case asyncio.TimeoutError():

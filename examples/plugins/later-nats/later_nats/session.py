@@ -10,6 +10,7 @@ forgotten. A new session begins with nothing.
 import asyncio
 import json
 import logging
+import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -66,6 +67,7 @@ class Session:
         self._target = target
         self._names = Names(namespace)
         self._client = Client()
+        self._connected = False
         self._stream = self._client.jetstream(timeout=ANSWER)
         self._inbox = ""
         self._last_error: Exception | None = None
@@ -87,7 +89,7 @@ class Session:
         """Connect and log in; `error` says why it could not."""
         try:
             await asyncio.wait_for(self._connect(), OPENING)
-        except (nats.errors.Error, OSError, TimeoutError) as error:
+        except (nats.errors.Error, OSError, TimeoutError, UnicodeError) as error:
             cause = self._last_error if isinstance(error, (nats.errors.NoServersError, TimeoutError)) else error
             await self.end(translate(cause or error, self._target))
         except BaseException:
@@ -99,8 +101,25 @@ class Session:
         self._start(self._keep_reserved())
 
     async def _connect(self) -> None:
+        """To the first server that lets us in. The driver would give up at one that accepts and says nothing."""
+        servers = list(self._target.servers)
+        random.shuffle(servers)
+        for server in servers[:-1]:
+            try:
+                await asyncio.wait_for(self._connect_to(server), OPENING / len(servers))
+            except (nats.errors.Error, OSError, TimeoutError, UnicodeError):
+                log.debug("NATS at %s does not let us in; trying another", server)
+                with suppress(Exception):
+                    await asyncio.wait_for(self._client.close(), 0.1)
+                self._client = Client()
+            else:
+                return
+        await self._connect_to(servers[-1])
+
+    async def _connect_to(self, server: str) -> None:
         target = self._target
         tls = context(target) if target.tls else None
+        self._last_error = None
 
         def secret(text: str | None) -> Callable[[], str] | None:
             """The driver asks for it when the server has said what it wants, and after the handshake if any."""
@@ -113,7 +132,7 @@ class Session:
             return None if text is None else tell
 
         await self._client.connect(
-            [f"nats://{server}" for server in target.servers],
+            [f"nats://{server}"],
             name=f"later {self.namespace}",
             tls=tls,
             user=secret(target.user),
@@ -121,7 +140,7 @@ class Session:
             token=secret(target.token),
             allow_reconnect=False,
             connect_timeout=int(OPENING),
-            # The driver tries each server until it has failed more often than this.
+            # The driver tries the server until it has failed more often than this.
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             ping_interval=PING,
@@ -132,13 +151,17 @@ class Session:
         )
         if tls is not None and not tls.used:
             raise nats.errors.SecureConnWantedError
+        if not self._client.is_connected:
+            raise nats.errors.StaleConnectionError
+        self._connected = True
+        self._stream = self._client.jetstream(timeout=ANSWER)
         self._inbox = self._client.new_inbox()
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
 
     async def _on_closed(self) -> None:
-        if not self.ended:
+        if self._connected and not self.ended:
             self._ended(translate(self._last_error, self._target))
 
     async def end(self, error: BackendError | None) -> None:
@@ -390,8 +413,9 @@ class Session:
             status = (message.headers or {}).get("Status")
             if status is not None and not message.reply.startswith("$JS.ACK"):
                 line.end(int(message.subject.rpartition(".")[2]))
-                if status == "409":
-                    # The consumer was deleted, or has too many pulls waiting.
+                if status not in {"404", "408"}:  # nothing there, or not in time
+                    # The consumer was deleted, has too many pulls waiting, or there is no JetStream any more (503).
+                    # Without the pause it would be asked again at once, and again.
                     why = str((message.headers or {}).get("Description"))
                     log.info("NATS ended a pull from the queue %s: %s", line.queue, why)
                     line.held_until = time.monotonic() + HOLD
@@ -483,17 +507,25 @@ class Session:
 
     async def depth(self, queues: Sequence[str]) -> dict[str, int]:
         """One round trip."""
+        counted = await self._counted(self._names.stream, self._names.subjects)
+        return {queue: counted.get(self._names.subject(queue), 0) for queue in queues}
+
+    async def look(self, queues: Sequence[str]) -> tuple[dict[str, int], int]:
+        """As `depth`, and how many messages were put away."""
+        dead = await self._counted(self._names.dead_stream, self._names.dead_subject)
+        return await self.depth(queues), sum(dead.values())
+
+    async def _counted(self, stream: str, subjects: str) -> dict[str, int]:
+        """Messages by subject; none when there is no such stream."""
         counted: dict[str, int] = {}
 
         async def count() -> None:
-            try:
-                info = await self._stream.stream_info(self._names.stream, subjects_filter=self._names.subjects)
-            except nats.js.errors.NotFoundError:
-                return
-            counted.update(info.state.subjects or {})
+            with suppress(nats.js.errors.NotFoundError):
+                info = await self._stream.stream_info(stream, subjects_filter=subjects)
+                counted.update(info.state.subjects or {})
 
         await self._guard(count())
-        return {queue: counted.get(self._names.subject(queue), 0) for queue in queues}
+        return counted
 
     # --- waiting
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from later.core.errors import ConfigError
 
@@ -36,6 +36,14 @@ class Target:
         """For messages: where it is, without secrets."""
         return ", ".join(self.servers)
 
+    @property
+    def address(self) -> str:
+        """Its URL, the secrets left out."""
+        login = "" if self.token is None else "***@"
+        if self.user is not None:
+            login = f"{quote(self.user, safe='')}:***@"
+        return f"{'nats+tls' if self.tls else 'nats'}://{login}{','.join(self.servers)}"
+
 
 def parse(url: str) -> Target:
     """The target that `url` names. The login ends at the last `@`, so that a password may hold any character, as it is
@@ -46,6 +54,8 @@ def parse(url: str) -> Target:
     scheme, separator, rest = url.strip().partition("://")
     if not separator or scheme.lower() not in SCHEMES:
         raise ConfigError("not the URL of a NATS server: write nats://USER:PASSWORD@HOST:PORT, or nats+tls for TLS")
+    if any("\ud800" <= char <= "\udfff" for char in url):  # bytes of an environment variable
+        raise ConfigError("the NATS URL is not UTF-8")
     tls = SCHEMES[scheme.lower()]
     login, at, rest = rest.rpartition("@")
     rest, _, query = rest.partition("?")

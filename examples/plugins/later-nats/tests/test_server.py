@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-import signal
+import random
 import socket
 import subprocess
 import sys
@@ -20,7 +20,7 @@ import pytest
 from nats.js import JetStreamContext, api
 
 from later.core.errors import BackendError, Unavailable
-from later.core.ports import BrokerOptions, Delivery
+from later.core.ports import BrokerOptions, BrokerState, Delivery
 from later.core.records import Ref
 from later_nats import Nats, session
 from later_nats.broker import NatsBroker
@@ -150,17 +150,30 @@ def test_a_token(server: Callable[..., NatsServer], open_broker: Open) -> None:
     assert len(receive(broker, 1)) == 1
 
 
-@pytest.mark.parametrize("given", [f"ada:{PASSWORD}", PASSWORD, f"eve:{PASSWORD}"])
-def test_a_wrong_login_is_refused(server: Callable[..., NatsServer], open_broker: Open, given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (f"ada:{PASSWORD}", "refused the login of the user ada: check user and password"),
+        (f"eve:{PASSWORD}", "refused the login of the user eve: check user and password"),
+        (PASSWORD, "refused the token: check the URL"),
+    ],
+)
+def test_a_wrong_login_is_refused(
+    server: Callable[..., NatsServer], open_broker: Open, given: str, message: str
+) -> None:
     broker = open_broker(at(server(login("ada", "right")), given))
     for attempt in (lambda: broker.publish(refs(1)), lambda: broker.receive(["q"], 1, 5)):
-        with pytest.raises(AccessRefused, match="refused the login: check the user") as caught:
+        with pytest.raises(AccessRefused, match=message) as caught:
             attempt()
         assert PASSWORD not in str(caught.value)
+    report = broker.report(["q"])
+    assert (report.state, report.depth) == (BrokerState.MISCONFIGURED, {})
+    assert message in str(report.error)
+    assert PASSWORD not in repr(report)
 
 
 def test_no_login_where_one_is_asked_for(server: Callable[..., NatsServer], open_broker: Open) -> None:
-    with pytest.raises(AccessRefused):
+    with pytest.raises(AccessRefused, match="wants a login and the URL has none"):
         open_broker(server(login("ada", "right")).url).declare(["q"])
 
 
@@ -298,6 +311,7 @@ def test_a_server_that_is_down_when_the_program_starts(
             broker.publish(refs(1))
         with pytest.raises(Unavailable, match="refuses connections"):
             broker.receive(["q"], 1, 30)
+    assert broker.report([]).state is BrokerState.UNREACHABLE
     assert time.monotonic() - started < 5
     nats_server.start()
     publish(broker, refs(3))
@@ -313,6 +327,22 @@ def test_the_first_server_that_answers_is_taken(nats_server: NatsServer, open_br
     broker = open_broker(f"nats://127.0.0.1:{free_port()},127.0.0.1:{nats_server.port}")
     broker.publish(refs(1))
     assert len(receive(broker, 1)) == 1
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_a_host_that_is_no_name(open_broker: Open, host: str) -> None:
+    with pytest.raises(Unavailable, match="no name of a host"):
+        open_broker(f"nats://{host}").publish(refs(1))
+
+
+def test_a_silent_server_does_not_stand_in_the_way_of_another(
+    nats_server: NatsServer, open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "shuffle", lambda servers: None)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        broker = open_broker(f"nats://127.0.0.1:{silent.getsockname()[1]},127.0.0.1:{nats_server.port}")
+        broker.publish(refs(1))
+        assert len(receive(broker, 1)) == 1
 
 
 def test_something_that_is_no_nats(open_broker: Open) -> None:
@@ -386,18 +416,21 @@ def test_a_wiped_server_is_set_up_anew(nats_server: NatsServer, broker: NatsBrok
     assert broker.depth(["q"]) == {"q": 2}
 
 
-def test_a_server_that_falls_silent(nats_server: NatsServer, broker: NatsBroker, monkeypatch: Any) -> None:
+def test_a_server_that_falls_silent(
+    server: Callable[..., NatsServer], open_broker: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(session, "ANSWER", 1.0)
     monkeypatch.setattr(session, "PING", 1)
+    running = server()
+    broker = open_broker(running.url)
     publish(broker, refs(1))
-    nats_server.signal(signal.SIGSTOP)
-    started = time.monotonic()
-    with pytest.raises(Unavailable):
-        broker.publish(refs(1, 1))
-    with pytest.raises(Unavailable):
-        broker.receive(["q"], 1, 60)
-    assert time.monotonic() - started < 12
-    nats_server.signal(signal.SIGCONT)
+    with running.frozen():
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            broker.publish(refs(1, 1))
+        with pytest.raises(Unavailable):
+            broker.receive(["q"], 1, 60)
+        assert time.monotonic() - started < 30
     publish(broker, refs(1, 2))
     seen = {delivery.ref for delivery in receive(broker, 2)}
     assert seen <= set(refs(3))
@@ -440,6 +473,34 @@ def test_a_consumer_that_is_deleted_before_we_ask(
     on(nats_server, lambda stream: stream.delete_consumer(f"LATER-{namespace}", "q"))
     broker.publish(refs(1, 1))
     assert [delivery.ref for delivery in receive(broker, 1)] == refs(1, 1)
+
+
+@pytest.mark.parametrize("status", ["400", "503"])
+def test_a_pull_that_the_server_cannot_answer_is_not_asked_again_at_once(
+    nats_server: NatsServer, broker: NatsBroker, status: str
+) -> None:
+    broker.declare(["q"])
+    thread = threading.Thread(target=lambda: broker.receive(["q"], 1, 30))
+    thread.start()
+    current = broker._loop().link.current
+    assert current is not None
+    line = current._line("q")
+    asked: list[int] = []
+
+    async def answer(stream: JetStreamContext) -> None:
+        ends = time.monotonic() + 3 * session.HOLD / 2
+        while time.monotonic() < ends:
+            pull = line.pull
+            if pull is not None and pull.waits and pull.number not in asked:
+                asked.append(pull.number)
+                subject = f"{line.inbox}.{pull.number}"
+                await stream._nc.publish(subject, headers={"Status": status, "Description": "No"})
+            await asyncio.sleep(0.002)
+
+    on(nats_server, answer)
+    broker.wake()
+    thread.join(10)
+    assert 1 <= len(asked) <= 3
 
 
 def test_a_stream_of_the_same_name_that_is_no_work_queue(
@@ -490,6 +551,8 @@ def test_what_is_no_message_of_ours_is_put_away_once(
 
     count, kept = on(nats_server, dead)
     assert (count, kept or b"") == (1, body)
+    report = broker.report(["q"])
+    assert (report.state, report.depth, report.dead) == (BrokerState.CONNECTED, {"q": 2}, 1)
     assert broker.receive(["q"], 5, 0.1) == []
     assert len(caplog.records) == 1
     assert f"LATER_DEAD-{namespace}" in caplog.text

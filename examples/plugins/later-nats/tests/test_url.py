@@ -37,7 +37,10 @@ def test_what_a_url_says(url: str, target: Target) -> None:
         ("hunter2", "not the URL of a NATS server"),
         ("nats://:hunter2@host", "neither USER:PASSWORD nor TOKEN"),
         ("nats://u:@host", "neither USER:PASSWORD nor TOKEN"),
+        ("nats://@host", "neither USER:PASSWORD nor TOKEN"),
         ("nats://u:%ff@host", "not UTF-8"),
+        ("nats://u:hunter2\udcff@host", "not UTF-8"),
+        ("nats://u:hunter2@host\udcff", "not UTF-8"),
         ("nats://u:hunter2@a b", "does not name a host"),
         ("nats://u:hunter2@a,,b", "does not name a host"),
         ("nats://u:hunter2@host:0", "outside 1 to 65535"),
@@ -64,6 +67,7 @@ def test_a_file_that_is_missing_is_told_at_once() -> None:
 @pytest.mark.parametrize("url", [f"nats://u:{PASSWORD}@host", f"nats://{PASSWORD}@host"])
 def test_no_secret_is_shown(url: str) -> None:
     assert repr(Nats(url)) == "Nats(host:4222)"
+    assert parse(url).address.endswith("***@host:4222")
     assert PASSWORD not in repr(parse(url))
 
 
