@@ -6,6 +6,7 @@ Its settings are the defaults. Workers are `later worker benchmarks.later_app:jo
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -19,6 +20,8 @@ from benchmarks.ledger import report
 from benchmarks.producer import Producer, Verb, payload
 from later import JobContext, JobsBuilder, State, background_job
 from later.backends.sqlite import SQLite
+from later.core.lifecycle import Cause, Change
+from later.core.records import SECOND, Claimant, ServerInfo
 
 
 class Noop(BaseModel):
@@ -125,10 +128,26 @@ def succeeded(_request: Mapping[str, float]) -> int:
     return jobs.counts().total(State.SUCCEEDED)
 
 
-def finished(_request: Mapping[str, float]) -> int:
-    """Jobs in any final state."""
-    counts = jobs.counts()
-    return sum(counts.total(state) for state in State if state.ended)
+def claims(request: Mapping[str, float]) -> dict[str, float]:
+    """Run `count` jobs here, as a worker does that takes one at a time; tells milliseconds of a claim, each of which
+    reports the job before as well."""
+    storage = jobs.storage()
+    claimant = Claimant(uuid.uuid4().hex, "probe")
+    storage.register(ServerInfo(claimant.server, None, "probe", os.getpid(), None), 3600 * SECOND)
+    done: list[Change] = []
+    times: list[float] = []
+    for _ in range(int(request["count"])):
+        started = time.perf_counter()
+        exchanged = storage.exchange(claimant, done, queues=["default"], limit=1)
+        times.append((time.perf_counter() - started) * 1e3)
+        [claim] = exchanged.next
+        job = Noop.model_validate_json(claim.payload)
+        report(job.number, job.sent)
+        done = [Change(claim.id, Cause.SUCCEED, "", claim.epoch, claimant.server, result=b"null")]
+    storage.apply(done)
+    storage.unregister(claimant.server)
+    times.sort()
+    return {"p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
 
 
 def naps(request: Mapping[str, float], kind: type[Nap] | type[AsyncNap]) -> None:
@@ -153,8 +172,8 @@ _MORE: Final[dict[str, Verb]] = {
     "settle": settle,
     "threads": threads,
     "coroutines": coroutines,
+    "claims": claims,
     "succeeded": succeeded,
-    "finished": finished,
     "naps": partial(naps, kind=Nap),
     "async_naps": partial(naps, kind=AsyncNap),
     "scheduled": scheduled,

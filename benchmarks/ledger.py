@@ -49,5 +49,7 @@ class Ledger:
 
     def read(self, first: int = 0) -> list[Ran]:
         """The records from the one numbered `first` on, in the order in which they were written."""
-        whole = self.path.read_bytes()[first * _RECORD.size :]
+        with self.path.open("rb") as file:
+            file.seek(first * _RECORD.size)
+            whole = file.read()
         return [Ran._make(values) for values in _RECORD.iter_unpack(whole[: len(whole) // _RECORD.size * _RECORD.size])]

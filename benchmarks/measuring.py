@@ -163,7 +163,7 @@ class _Measurement:
         largest, together = workers.memory()
         workers.wait_until(lambda: len(ledger) >= jobs, _DRAIN, f"the last of {jobs} jobs")
         times = sorted(ran.at for ran in ledger.read())
-        self._run.figures["drain"] = (last - first) / (times[last - 1] - times[first])
+        self._run.figures["drain"] = steady_rate(times)
         self._run.tenths = _tenths(times)
         if between > 0:
             self._run.figures["worker_cpu"] = worker_cpu / between * 1e6
@@ -206,6 +206,12 @@ class _Measurement:
             _, recorded = self._producer.ask("succeeded")
             if recorded != self._sent:
                 self._run.failures.append(f"the storage counts {recorded} of {self._sent} jobs as Succeeded")
+
+
+def steady_rate(times: Sequence[float]) -> float:
+    """Jobs a second between 5 % and 95 % of a drain, whose sorted times these are."""
+    first, last = len(times) * 5 // 100, len(times) * 95 // 100 - 1
+    return (last - first) / max(1e-6, times[last] - times[first])
 
 
 def _milliseconds(ran: Ran) -> float:

@@ -15,7 +15,7 @@ from benchmarks.host import resident_bytes, with_descendants
 from benchmarks.installing import ROOT, Place
 from benchmarks.systems.system import System
 
-Value: TypeAlias = int | float | None
+Value: TypeAlias = float | dict[str, float] | None
 
 _POLITE: Final = 30.0
 """Seconds for workers to end after SIGTERM."""

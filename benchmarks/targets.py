@@ -115,6 +115,7 @@ def _for_each() -> Iterator[Target]:
 
 TARGETS: Final[tuple[Target, ...]] = (
     _ratio("rabbitmq+redis", "drain", 3, "dramatiq:results"),
+    _ratio("rabbitmq+redis", "drain", 7, "celery:rabbitmq"),
     _ratio("rabbitmq+redis", "drain", 0.6, "bare:rabbitmq+redis"),
     _ratio("rabbitmq+redis", "enqueue", 4, "dramatiq:confirms"),
     _ratio("rabbitmq+redis", "bulk", 1.5, "dramatiq:unconfirmed", "enqueue"),
@@ -123,6 +124,12 @@ TARGETS: Final[tuple[Target, ...]] = (
     _ratio("redis", "drain", 0.6, "bare:redis"),
     _ratio("redis", "enqueue", 0.8, "sidekiq"),
     _ratio("redis", "bulk", 1.5, "bullmq"),
+    _ratio("postgres", "drain", 1.2, "pgqueuer"),
+    _ratio("postgres", "drain", 20, "procrastinate"),
+    _ratio("postgres", "enqueue", 1, "pgqueuer"),
+    _ratio("postgres", "bulk", 1, "pgqueuer"),
+    _ratio("sqlite", "drain", 3, "huey:sqlite"),
+    _ratio("sqlite", "enqueue", 0.8, "huey:sqlite"),
     _ratio("sqlite", "bulk", 5, "later:sqlite", "enqueue"),
     *_for_each(),
 )

@@ -4,11 +4,20 @@ The programs themselves run in environments of their own: those of peers are in 
 """
 
 from benchmarks.systems import (
+    arq,
     bare,
     bullmq,
+    celery,
+    dbos,
     dramatiq,
+    huey,
     later,
+    pgqueuer,
+    procrastinate,
+    rq,
+    saq,
     sidekiq,
+    taskiq,
 )
 from benchmarks.systems.system import System
 
@@ -18,6 +27,15 @@ SYSTEMS: tuple[System, ...] = (
     *sidekiq.SYSTEMS,
     *bullmq.SYSTEMS,
     *dramatiq.SYSTEMS,
+    *celery.SYSTEMS,
+    *taskiq.SYSTEMS,
+    *huey.SYSTEMS,
+    *rq.SYSTEMS,
+    *saq.SYSTEMS,
+    *arq.SYSTEMS,
+    *pgqueuer.SYSTEMS,
+    *procrastinate.SYSTEMS,
+    *dbos.SYSTEMS,
 )
 """In the order of the page."""
 
