@@ -53,11 +53,13 @@ def resolve(given: str | None) -> Target:
 
 @contextmanager
 def opened(given: str | None) -> "Generator[BackgroundJobs[Any, Any], None, None]":
-    """The app itself, as `resolve` finds it; closed at the end."""
+    """The app itself, as `resolve` finds it, with its storage open; closed at the end. Raises ConfigError when there is
+    no storage yet: what only looks makes none."""
     # What the app prints when it is imported does not belong into the output, which may be one JSON document.
     with redirect_stdout(sys.stderr):
         jobs = resolve(given).load()
     try:
+        jobs.storage(create=False)
         yield jobs
     finally:
         jobs.close()

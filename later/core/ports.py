@@ -69,6 +69,8 @@ class StorageOptions:
     outbox: bool = False
     """A broker is in use: jobs that become Enqueued get `publish_by`."""
     clock: Clock | None = None
+    create: bool = True
+    """False, for who only looks: a storage that is a file raises ConfigError when it is not there, and makes none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,8 +209,6 @@ class HeldClaim(NamedTuple):
     id: str
     epoch: int
     worker: str
-    age: Micros
-    """Time since the claim."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,14 +52,14 @@ class Connections:
         self._publisher = None if broker is None else Publisher(self.storage, self._open_broker, self.broker_log)
         self.commit = GroupCommit(lambda jobs: self.storage().insert(jobs), self.publish)
 
-    def storage(self) -> Storage:
+    def storage(self, *, create: bool = True) -> Storage:
         """The open storage, its schema current. Raises the errors of the backend; the next call tries again."""
         storage = self._storage
         if storage is not None:
             return storage
         with self._lock:
             if self._storage is None:
-                options = StorageOptions(namespace=self._name, outbox=self._broker_backend is not None)
+                options = StorageOptions(namespace=self._name, outbox=self._broker_backend is not None, create=create)
                 storage = self._storage_backend.open_storage(options)
                 try:
                     storage.migrate()

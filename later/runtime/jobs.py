@@ -109,9 +109,10 @@ class BackgroundJobs(Enqueuer[_Payload_contra], Generic[_App_co, _Payload_contra
     def limits(self) -> Limits:
         return self._limits
 
-    def storage(self) -> Storage:
-        """The storage of this process, opened now if it was not. Raises the errors of the backend."""
-        return self._connections.get().storage()
+    def storage(self, *, create: bool = True) -> Storage:
+        """The storage of this process, opened now if it was not. Raises the errors of the backend; without `create`,
+        ConfigError for a file that is not there."""
+        return self._connections.get().storage(create=create)
 
     def broker(self) -> Broker | None:
         """The broker of this process, opened now if it was not; None when the app has none."""

@@ -1,14 +1,8 @@
 """Clocks to give a storage as `StorageOptions.clock`."""
 
-import time
 from threading import Lock
 
 from later.core.records import SECOND, Micros
-
-
-def wall_clock() -> Micros:
-    """What a storage reads when no clock is given: microseconds since the epoch."""
-    return time.time_ns() // 1000
 
 
 class VirtualClock:

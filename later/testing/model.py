@@ -11,6 +11,7 @@ from threading import Condition
 from typing_extensions import override
 
 from later.core import lifecycle
+from later.core.clock import wall_clock
 from later.core.errors import InvalidOption, UnusableConnection
 from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.notes import check_note
@@ -47,7 +48,6 @@ from later.core.records import (
     State,
     Verdict,
 )
-from later.testing.clock import wall_clock
 
 
 @dataclass(slots=True)
@@ -274,10 +274,7 @@ class ModelStorage(Storage):
     @override
     def claims(self, server: str) -> list[HeldClaim]:
         with self._lock:
-            return [
-                HeldClaim(job.id, job.epoch, job.worker or "", self._now() - job.state_at)
-                for job in _oldest_first(self._held_by(server))
-            ]
+            return [HeldClaim(job.id, job.epoch, job.worker or "") for job in _oldest_first(self._held_by(server))]
 
     @override
     def promote(self, limit: int) -> Promoted:

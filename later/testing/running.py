@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from later.backends.memory import Memory
 from later.backends.memory.storage import MemoryStorage
+from later.core.clock import wall_clock
 from later.core.engine.keeper import LIMIT, TICKS
 from later.core.errors import UndeclaredPayload
 from later.core.ports import StorageOptions
@@ -21,7 +22,7 @@ from later.core.timetables.timetable import micros
 from later.runtime.handling import Handling, Stop
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.ticks import to_datetime
-from later.testing.clock import VirtualClock, wall_clock
+from later.testing.clock import VirtualClock
 
 _BY: Final = Claimant("test", "0")
 _LEASE: Final = 200 * 365 * 86_400 * SECOND

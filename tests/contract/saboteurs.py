@@ -11,6 +11,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from later.backends.memory.broker import Exchange, MemoryBroker
+from later.core.clock import wall_clock
 from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.ports import BrokerOptions, Delivery, StorageOptions
 from later.core.records import (
@@ -43,7 +44,6 @@ from later.core.records import (
 )
 from later.core.steps import CASCADE
 from later.testing import ModelStorage, ModelTransaction
-from later.testing.clock import wall_clock
 from later.testing.model import World
 
 

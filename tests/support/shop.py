@@ -109,6 +109,7 @@ def opened(folder: Path, chdir: Callable[[Path], None]) -> Iterator[Shop]:
     chdir(folder)
     with forgotten(MODULE):
         shop = Shop(folder)
+        shop.jobs.storage()
         yield shop
         shop.jobs.close()
 

@@ -183,10 +183,24 @@ def test_a_pyproject_that_does_not_say_it_rightly(folder: Path, text: str) -> No
     assert later_command("status", code=1).stderr.startswith("Error: pyproject.toml")
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["status", "jobs list", "jobs show x", "jobs delete x", "jobs requeue --all --yes", "recurring list"],
+)
+def test_a_command_that_looks_makes_no_database(folder: Path, command: str) -> None:
+    write("one_app.py")
+
+    result = later_command(*command.split(), code=1, app="one_app")
+
+    assert result.output.startswith(f"Error: there is no SQLite file {folder / 'shop.sqlite3'}: go to the folder")
+    assert list(folder.glob("*sqlite*")) == []
+
+
 def test_what_an_app_prints_at_import_stays_out_of_the_document() -> None:
     import json
 
     write("one_app.py", APP + "\nprint('hello')\n")
+    Path("shop.sqlite3").touch()
 
     result = later_command("status", "--json", app="one_app")
 

@@ -290,28 +290,28 @@ def test_what_a_dead_worker_had_started_crashed_and_the_rest_is_released(bench: 
     bench.feed(WorkerDied("w1", [("started", 1)]))
     assert changes(
         bench,
-        HeldClaim("started", 1, "w1", 0),
-        HeldClaim("claimed", 1, "w1", 0),
-        HeldClaim("of another", 1, "w2", 0),
+        HeldClaim("started", 1, "w1"),
+        HeldClaim("claimed", 1, "w1"),
+        HeldClaim("of another", 1, "w2"),
     ) == {"started": Cause.CRASH, "claimed": Cause.RELEASE}
 
 
 def test_only_the_claim_that_was_started_crashed(bench: Bench) -> None:
     bench.feed(WorkerDied("w1", [("job", 1)]))
-    assert changes(bench, HeldClaim("job", 2, "w1", 0)) == {"job": Cause.RELEASE}
+    assert changes(bench, HeldClaim("job", 2, "w1")) == {"job": Cause.RELEASE}
 
 
 def test_a_listing_from_before_a_death_is_not_used_for_it(bench: Bench) -> None:
     bench.feed(WorkerDied("w1", []))
     bench.feed(WorkerDied("w2", [("b", 1)]))
-    assert changes(bench, HeldClaim("a", 1, "w1", 0), HeldClaim("b", 1, "w2", 0)) == {"a": Cause.RELEASE}
+    assert changes(bench, HeldClaim("a", 1, "w1"), HeldClaim("b", 1, "w2")) == {"a": Cause.RELEASE}
     bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
-    assert changes(bench, HeldClaim("b", 1, "w2", 0)) == {"b": Cause.CRASH}
+    assert changes(bench, HeldClaim("b", 1, "w2")) == {"b": Cause.CRASH}
 
 
 def test_reports_for_the_dead_are_repeated_until_they_arrive(bench: Bench) -> None:
     bench.feed(WorkerDied("w1", [("job", 1)]))
-    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+    assert changes(bench, HeldClaim("job", 1, "w1")) == {"job": Cause.CRASH}
     bench.feed(UpkeepFailed())
     bench.until(Apply)
     assert [change.cause for change in bench.take(Apply).changes] == [Cause.CRASH]
@@ -322,7 +322,7 @@ def test_a_failed_listing_forgets_nothing(bench: Bench) -> None:
     bench.take(ListHeld)
     bench.feed(UpkeepFailed())
     bench.until(ListHeld)
-    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+    assert changes(bench, HeldClaim("job", 1, "w1")) == {"job": Cause.CRASH}
 
 
 def test_claims_that_arrive_after_their_workers_death_are_found_later(bench: Bench) -> None:
@@ -330,7 +330,7 @@ def test_claims_that_arrive_after_their_workers_death_are_found_later(bench: Ben
     bench.feed(WorkerDied("w1", []))
     assert changes(bench) == {}
     assert bench.until(ListHeld) <= keeper.RECONCILE
-    assert changes(bench, HeldClaim("late", 1, "w1", 0)) == {"late": Cause.RELEASE}
+    assert changes(bench, HeldClaim("late", 1, "w1")) == {"late": Cause.RELEASE}
 
 
 def test_the_dead_of_long_ago_are_forgotten(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,23 +338,23 @@ def test_the_dead_of_long_ago_are_forgotten(bench: Bench, monkeypatch: pytest.Mo
     for number in range(10):
         bench.feed(WorkerDied(f"w{number}", [("job", number)]))
         bench.until(ListHeld)
-        assert changes(bench, HeldClaim("job", number, f"w{number}", 0)) == {"job": Cause.CRASH}
+        assert changes(bench, HeldClaim("job", number, f"w{number}")) == {"job": Cause.CRASH}
         bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
     assert len(bench.machine._died) == 3
     bench.until(ListHeld)
-    assert changes(bench, HeldClaim("late", 1, "w9", 0)) == {"late": Cause.RELEASE}
+    assert changes(bench, HeldClaim("late", 1, "w9")) == {"late": Cause.RELEASE}
 
 
 def test_claims_of_a_worker_that_left_are_given_back(bench: Bench) -> None:
     bench.feed(WorkerLeft("w1"))
     bench.until(ListHeld)
-    assert changes(bench, HeldClaim("late", 1, "w1", 0)) == {"late": Cause.RELEASE}
+    assert changes(bench, HeldClaim("late", 1, "w1")) == {"late": Cause.RELEASE}
 
 
 def test_what_was_taken_from_the_dead_is_published() -> None:
     bench = Bench(broker=True).start()
     bench.feed(WorkerDied("w1", []))
-    changes(bench, HeldClaim("job", 1, "w1", 0))
+    changes(bench, HeldClaim("job", 1, "w1"))
     bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, (REF,))]))
     assert bench.take(Publish).refs == (REF,)
 
@@ -741,7 +741,7 @@ def test_it_settles_for_its_dead_before_it_unregisters(bench: Bench) -> None:
     bench.feed(WorkerDied("w1", [("job", 1)]))
     bench.feed(StopWanted())
     assert not bench.has(Unregister)
-    assert changes(bench, HeldClaim("job", 1, "w1", 0)) == {"job": Cause.CRASH}
+    assert changes(bench, HeldClaim("job", 1, "w1")) == {"job": Cause.CRASH}
     bench.feed(keeper.Applied([Applied(Verdict.APPLIED, State.ENQUEUED, ())]))
     assert bench.has(Unregister)
 

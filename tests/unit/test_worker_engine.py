@@ -358,7 +358,7 @@ def test_a_report_is_repeated_until_it_is_answered(bench: Bench) -> None:
         bench.feed(ExchangeFailed())
         bench.pass_time(10.0)
         bench.take(ListClaims)
-        bench.feed(ClaimsListed([HeldClaim("a", 1, "w", 0)]))
+        bench.feed(ClaimsListed([HeldClaim("a", 1, "w")]))
     assert len(bench.answer().changes) == 1
 
 
@@ -381,7 +381,7 @@ def test_a_claim_whose_reply_was_lost_is_given_back(bench: Bench) -> None:
     bench.feed(ExchangeFailed())
     bench.pass_time(1.0)
     bench.take(ListClaims)
-    bench.feed(ClaimsListed([HeldClaim("lost", 4, "w", 0), HeldClaim("of another", 1, "v", 0)]))
+    bench.feed(ClaimsListed([HeldClaim("lost", 4, "w"), HeldClaim("of another", 1, "v")]))
     [change] = bench.take(Exchange).changes
     assert (change.id, change.cause, change.epoch, change.server) == ("lost", Cause.RELEASE, 4, "s1")
     assert bench.runs() == []
@@ -407,7 +407,7 @@ class Picky:
         while self.bench.now < ends:
             if self.bench.has(ListClaims):
                 self.bench.take(ListClaims)
-                claims = [HeldClaim(claim.id, claim.epoch, "w", 0) for claim in self.held.values()]
+                claims = [HeldClaim(claim.id, claim.epoch, "w") for claim in self.held.values()]
                 self.bench.feed(ClaimsListed(claims))
             elif self.bench.has(Exchange):
                 asked = self.bench.take(Exchange)
@@ -522,7 +522,7 @@ def test_a_storage_that_gives_no_claims_still_gets_reports() -> None:
     while bench.now < until:
         if bench.has(ListClaims):
             bench.take(ListClaims)
-            bench.feed(ClaimsListed([HeldClaim("a", 1, "w", 0)]))
+            bench.feed(ClaimsListed([HeldClaim("a", 1, "w")]))
         elif bench.has(Exchange):
             asked = bench.take(Exchange)
             if asked.limit:
@@ -573,7 +573,7 @@ def test_what_it_runs_is_not_given_back(bench: Bench) -> None:
     bench.answer(claim_of("a"))
     bench.pass_time(worker.RECONCILE)
     bench.take(ListClaims)
-    bench.feed(ClaimsListed([HeldClaim("a", 1, "w", 0)]))
+    bench.feed(ClaimsListed([HeldClaim("a", 1, "w")]))
     assert not bench.has(Exchange)
 
 

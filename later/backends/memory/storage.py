@@ -1,6 +1,5 @@
 """Jobs in this process's memory: for tests, and for work that may be lost with the process."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nlargest, nsmallest
@@ -10,6 +9,7 @@ from typing_extensions import override
 
 from later.backends.memory.table import Table
 from later.core import lifecycle, steps
+from later.core.clock import wall_clock
 from later.core.lifecycle import Cause, Change, Reschedule
 from later.core.notes import check_note
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
@@ -70,10 +70,6 @@ class Namespace:
 
     def remove_schedule(self, schedule_id: str, /) -> None:
         self.schedules.pop(schedule_id, None)
-
-
-def wall_clock() -> Micros:
-    return time.time_ns() // 1000
 
 
 class MemoryStorage(Storage):
@@ -191,10 +187,7 @@ class MemoryStorage(Storage):
     @override
     def claims(self, server: str) -> list[HeldClaim]:
         with self._changed:
-            now = self._clock()
-            return [
-                HeldClaim(job.id, job.epoch, job.worker or "", now - job.state_at) for job in self._table.claims(server)
-            ]
+            return [HeldClaim(job.id, job.epoch, job.worker or "") for job in self._table.claims(server)]
 
     @override
     def promote(self, limit: int) -> Promoted:

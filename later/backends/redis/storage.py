@@ -249,8 +249,8 @@ class RedisStorage(Storage):
     @override
     def claims(self, server: str) -> list[HeldClaim]:
         return [
-            HeldClaim(job_id.decode(), int(epoch), worker.decode(), int(age))
-            for job_id, epoch, worker, age in self._call(scripts.CLAIMS, [server])
+            HeldClaim(job_id.decode(), int(epoch), worker.decode())
+            for job_id, epoch, worker in self._call(scripts.CLAIMS, [server])
         ]
 
     # Upkeep

@@ -54,5 +54,10 @@ class SQLite:
         from later.backends.sqlite.connection import Database
         from later.backends.sqlite.storage import SQLiteStorage
 
+        if not options.create and not os.path.exists(self.path):  # noqa: PTH110  Path.exists raises where it may not look
+            raise ConfigError(
+                f"there is no SQLite file {self.path}: go to the folder that the app runs in, or name the file by its "
+                "full path; the first enqueue, or a worker, creates it"
+            )
         database = Database(self.path, self._synchronous, self._timeout.total_seconds())
         return SQLiteStorage(database, options)

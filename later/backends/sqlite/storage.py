@@ -1,7 +1,6 @@
 """The storage port on one SQLite file."""
 
 import json
-import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from later.backends.sqlite.statements import SQL
 from later.backends.sqlite.transaction import Transaction
 from later.backends.sqlite.wakeup import Wakeup
 from later.core import lifecycle, steps
+from later.core.clock import wall_clock
 from later.core.lifecycle import RULES, Cause, Change, Reschedule
 from later.core.notes import check_note
 from later.core.paging import decode_cursor, encode_cursor, first_key, page_key
@@ -46,10 +46,6 @@ from later.core.records import (
     State,
     Verdict,
 )
-
-
-def wall_clock() -> Micros:
-    return time.time_ns() // 1000
 
 
 class View(NamedTuple):
@@ -272,8 +268,7 @@ class SQLiteStorage(Storage):
     @override
     def claims(self, server: str) -> list[HeldClaim]:
         with self._reading() as view:
-            held = view.rows("held", server=server)
-            return [HeldClaim(job_id, epoch, worker, view.now - at) for job_id, epoch, worker, at in held]
+            return [HeldClaim(*columns) for columns in view.rows("held", server=server)]
 
     # Upkeep
 

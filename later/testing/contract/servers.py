@@ -151,8 +151,8 @@ class ServerContract(StorageFixtures):
         bench.move(report(bench.job("a"), Cause.SUCCEED))
         bench.apply(Change("m", Cause.DELETE))
         assert bench.storage.claims(BY.server) == [
-            HeldClaim("z", 1, BY.worker, 3 * SECOND),
-            HeldClaim("m", 1, BY.worker, SECOND),
+            HeldClaim("z", 1, BY.worker),
+            HeldClaim("m", 1, BY.worker),
         ]
         assert {server.info.id: server.claims for server in bench.storage.servers()} == {"server": 2, "other": 1}
 
@@ -168,7 +168,7 @@ class ServerContract(StorageFixtures):
     def test_the_claims_of_an_unregistered_server_are_rescued(self, bench: Bench) -> None:
         bench.start("job")
         bench.storage.unregister(BY.server)
-        assert bench.storage.claims(BY.server) == [HeldClaim("job", 1, BY.worker, 0)]
+        assert bench.storage.claims(BY.server) == [HeldClaim("job", 1, BY.worker)]
         ref = Ref("job", 2, "q", 0)
         assert bench.storage.rescue(10) == Rescued((BY.server,), (ref,), 1, more=False)
         assert bench.storage.rescue(10) == NOBODY

@@ -186,7 +186,7 @@ class ThreadContract(StorageFixtures):
     @pytest.mark.parametrize("on", On)
     def test_a_child_is_inserted_while_its_parent_ends(self, bench: Bench, on: On) -> None:
         """It is released, or deleted, or waits on, and the same way whichever came first; never is it forgotten."""
-        rounds = range(250)
+        rounds = range(90)
         ends = [list(END_BY)[n % 3] for n in rounds]
         bench.serve(BY, HOUR)
         bench.add(*(new_job(f"parent-{n}") for n in rounds))

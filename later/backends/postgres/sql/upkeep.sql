@@ -56,8 +56,7 @@ WHERE s.app = {app} AND NOT s.ended
 ORDER BY s.started_at, s.id;
 
 -- name: held
-WITH {moment}
-SELECT j.id, j.epoch, j.worker, {now} - j.state_at
+SELECT j.id, j.epoch, j.worker
 FROM {schema}.job AS j
 WHERE j.app = {app} AND j.server = %(server)s AND j.state = 'Processing'
 ORDER BY j.state_at, j.id;

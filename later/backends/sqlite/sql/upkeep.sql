@@ -49,7 +49,7 @@ WHERE s.app = :app AND s.ended = 0
 ORDER BY s.started_at, s.id;
 
 -- name: held
-SELECT id, epoch, worker, state_at
+SELECT id, epoch, worker
 FROM later_job INDEXED BY later_job_claimed
 WHERE state = 'Processing' AND app = :app AND server = :server
 ORDER BY state_at, id;
