@@ -185,7 +185,7 @@ def test_a_pyproject_that_does_not_say_it_rightly(folder: Path, text: str) -> No
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "jobs list", "jobs show x", "jobs delete x", "jobs requeue --all --yes", "recurring list"],
+    ["status", "jobs list", "jobs show x", "jobs delete x", "recurring list"],
 )
 def test_a_command_that_looks_makes_no_database(folder: Path, command: str) -> None:
     write("one_app.py")
