@@ -19,7 +19,7 @@ import nats
 import pytest
 
 from later.core.ports import Broker, BrokerBackend, BrokerOptions
-from tests.support.servers import end, free_port, listening, program, until
+from tests.support.servers import end, free_port, listening, program, tied, until
 
 
 class NatsServer:
@@ -43,7 +43,16 @@ class NatsServer:
         if self.running:
             return self
         log = self._folder / "nats.log"
-        command = [self._program, "-c", str(self._folder / "nats.conf"), "-a", "127.0.0.1", "-p", str(self.port)]
+        command = [
+            *tied(),
+            self._program,
+            "-c",
+            str(self._folder / "nats.conf"),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         if self._jetstream:
             command += ["-js", "-sd", str(self._folder / "store")]
         with log.open("ab") as output:

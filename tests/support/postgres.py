@@ -18,7 +18,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from tests.support.servers import end, free_port, program, until
+from tests.support.servers import end, free_port, program, tied, until
 
 _USER: Final = "postgres"
 """PostgreSQL does not run as root; the Debian package makes this user for it."""
@@ -78,7 +78,7 @@ class PostgresServer:
         return self.folder / "log"
 
     def _run(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        command = [str(self._binaries / program), *arguments]
+        command = [*tied(signal.SIGQUIT), str(self._binaries / program), *arguments]
         with self._log.open("ab") as output:
             return subprocess.Popen(
                 command, stdout=output, stderr=output, cwd=self.folder, user=self.user, group=self.user, extra_groups=()

@@ -22,7 +22,7 @@ import pytest
 
 from later.backends.rabbitmq.session import Session
 from later.core.ports import Broker, BrokerOptions
-from tests.support.servers import free_port, listening, make_certificates, program
+from tests.support.servers import free_port, listening, make_certificates, program, tied
 
 _PATIENCE: Final = 150.0
 """Seconds for the server to accept connections after its start, and for rabbitmqctl. They take 3 and 2 on an idle
@@ -104,11 +104,11 @@ class RabbitServer:
             return self
         if self._epmd is None:
             # Ours, so that the node does not start one that outlives it.
-            self._epmd = self._spawn(["epmd", "-port", self._environment["ERL_EPMD_PORT"]])
+            self._epmd = self._spawn([*tied(), "epmd", "-port", self._environment["ERL_EPMD_PORT"]])
             _wait(lambda: listening(int(self._environment["ERL_EPMD_PORT"])), self._epmd, self._log)
         (self._folder / "pid").unlink(missing_ok=True)
         self._answered = False
-        self._process = self._spawn([str(self._program)])
+        self._process = self._spawn([*tied(signal.SIGTERM), str(self._program)])
         self._wait_for_answer()
         return self
 
