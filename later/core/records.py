@@ -182,8 +182,7 @@ class JobDetails:
     children: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A job that this worker may run. Everything that it writes about the job carries `epoch` and the server."""
 
     id: str

@@ -191,7 +191,7 @@ def isolated_main(target: Target, connection: Connection) -> None:
 
 
 def _send_claim(connection: Connection, claim: Claim) -> None:
-    head = {name: getattr(claim, name) for name in Claim.__dataclass_fields__}
+    head = {name: getattr(claim, name) for name in Claim._fields}
     for name in ("payload", "parent_result"):
         head[name] = head[name] is not None
     connection.send_bytes(json.dumps(head).encode())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from later.backends.redis import Redis, scripts
+from later.backends.redis import Redis, rows, scripts
 from later.backends.redis.storage import RedisStorage
 from later.core.errors import Corrupt
 from later.core.lifecycle import DAY, Cause, Change, Reschedule, ref_of
@@ -308,8 +308,8 @@ def test_a_chain_longer_than_one_step(storage: RedisStorage) -> None:
 def test_a_cascade_whose_caller_died_is_finished(storage: RedisStorage, way: str) -> None:
     storage.insert([new("parent"), *(new(f"child-{n}", "parent") for n in range(MANY))])
     [claim] = storage.exchange(BY, queues=["q"], limit=1).next
-    head = f"{Cause.SUCCEED} {claim.epoch} 0 "
-    storage._call(scripts.EXCHANGE, [BY.server, BY.worker, 0, 1, 0, "parent", BY.server, head, "", b"", b""])
+    change = rows.write_change(Change("parent", Cause.SUCCEED, epoch=claim.epoch, server=BY.server))
+    storage._call(scripts.EXCHANGE, [BY.server, BY.worker, 0, 1, 0, *change])
     waiting = storage.counts().by_queue["q"][State.AWAITING]
     assert 0 < waiting < MANY
     [details] = storage.get(["parent"])

@@ -1,7 +1,6 @@
 """What a worker is given in its turn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from later.backends.postgres import arrays, sets
@@ -73,7 +72,7 @@ def _claim(columns: Row) -> Claim:
     claim = Claim(*columns)
     if claim.parent_state is None:
         return claim
-    return replace(claim, parent_state=STATES[claim.parent_state])
+    return claim._replace(parent_state=STATES[claim.parent_state])
 
 
 def _ids(answer: Answer) -> set[str]:
@@ -90,6 +89,6 @@ def _in_turn(claims: Sequence[Claim | None], new: set[str]) -> list[Claim | None
             told.append(None)
             continue
         state = State.PROCESSING if claim.parent in before else State.ENQUEUED
-        told.append(replace(claim, parent_state=state) if claim.parent in new else claim)
+        told.append(claim._replace(parent_state=state) if claim.parent in new else claim)
         before.add(claim.id)
     return told

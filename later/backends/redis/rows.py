@@ -30,26 +30,24 @@ _BAND: Final = 2**50
 _SCHEDULE: Final = re.compile(rb"(\d{1,15}) (-?\d{1,16}|) (.*)", re.DOTALL)
 
 
-def write_new(job: NewJob) -> tuple[str, bytes, str, str]:
+def write_new(job: NewJob) -> tuple[str, bytes, str]:
     run_at = "" if job.run_at is None else job.run_at
     head = f"{job.priority} {job.max_crashes} {job.delay} {run_at} {job.type} {job.queue} {job.on}"
     if head.count(" ") != 6 or not job.type or not job.queue:
         check_name("job type", job.type)
         check_name("queue", job.queue)
-    return job.id, job.payload, job.parent or "", head
+    return job.id, job.payload, head if job.parent is None else f"{head}\n{job.parent}"
 
 
-def write_change(change: Change) -> tuple[str | bytes, ...]:
+def write_change(change: Change) -> tuple[str, str, bytes]:
     epoch = "-" if change.epoch is None else change.epoch
     keep = "" if change.keep is None else change.keep
-    return (
-        change.id,
-        change.server or "",
-        f"{change.cause} {epoch} {change.delay} {keep}",
-        change.reason,
-        b"" if change.result is None else b"+" + change.result,
-        b"" if change.error is None else _write_error(change.error),
-    )
+    more = b"" if change.result is None else b"+" + change.result
+    if change.reason or change.error is not None:
+        reason = change.reason.encode()
+        error = b"" if change.error is None else _write_error(change.error)
+        more = b"%d %d " % (len(reason), len(error)) + reason + error + more
+    return change.id, f"{epoch} {change.delay} {keep} {change.cause}\n{change.server or ''}", more
 
 
 def read_refs(values: Sequence[bytes]) -> tuple[Ref, ...]:
@@ -67,33 +65,34 @@ def read_numbered_refs(values: Sequence[Any]) -> dict[int, tuple[Ref, ...]]:
     return {number: read_refs(refs) for number, refs in by_number.items()}
 
 
-def read_claims(values: Sequence[Any], now: Micros) -> tuple[Claim | None, ...]:
-    return tuple(
-        None if job_id is None else _read_claim(job_id, record, payload, told, now)
-        for job_id, record, payload, told in _groups(values, 4)
-    )
-
-
-def _read_claim(job_id: bytes, record: bytes, payload: bytes, told: bytes, now: Micros) -> Claim:
-    (
-        _, epoch, server, _, _, _, _, attempt, crashes, _, _, deferred_at,
-        _, _, parent, _, queue, priority, _, _, kind, _, _,
-    ) = record.decode().split(" ", _SPACES)  # fmt: skip
-    return Claim(
-        id=job_id.decode(),
-        epoch=int(epoch),
-        type=kind,
-        queue=queue,
-        priority=int(priority),
-        payload=payload,
-        attempt=int(attempt),
-        crashes=int(crashes),
-        server=server,
-        deferred_for=now - int(deferred_at) if deferred_at else None,
-        parent=parent or None,
-        parent_state=STATES[told[:1].decode()] if told else None,
-        parent_result=told[2:] if len(told) > 1 else None,
-    )
+def read_claims(values: Sequence[Any], now: Micros) -> list[Claim | None]:
+    claims: list[Claim | None] = []
+    for job_id, record, payload, told in _groups(values, 4):
+        if job_id is None:
+            claims.append(None)
+            continue
+        (
+            _, epoch, server, _, _, _, _, attempt, crashes, _, _, deferred_at,
+            _, _, parent, _, queue, priority, _, _, kind, _, _,
+        ) = record.decode().split(" ", _SPACES)  # fmt: skip
+        claims.append(
+            Claim(
+                job_id.decode(),
+                int(epoch),
+                kind,
+                queue,
+                int(priority),
+                payload,
+                int(attempt),
+                int(crashes),
+                server,
+                now - int(deferred_at) if deferred_at else None,
+                parent or None,
+                STATES[told[:1].decode()] if told else None,
+                told[2:] if len(told) > 1 else None,
+            )
+        )
+    return claims
 
 
 def read_job(

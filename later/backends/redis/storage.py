@@ -195,7 +195,7 @@ class RedisStorage(Storage):
             if not left and is_last:
                 return Exchanged(
                     tuple(applied),
-                    rows.read_claims(by_ref, int(now)) if by_ref else (None,) * len(refs),
+                    tuple(rows.read_claims(by_ref, int(now))) if by_ref else (None,) * len(refs),
                     tuple(claim for claim in rows.read_claims(claims, int(now)) if claim is not None),
                 )
 

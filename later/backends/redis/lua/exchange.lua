@@ -2,8 +2,9 @@
 -- A worker's whole turn: report changes, claim by reference, claim what is next.
 --
 -- ARGV[3] server, [4] worker, [5] limit, [6] number of changes, [7] number of refs; then
---     six per change: id, server, "cause epoch delay keep" (keep may be ""), reason, result ("" or "+" and the bytes),
---         error ("" or bytes that are not read here)
+--     three per change: id, "epoch delay keep cause", a newline and the server (keep and server may be ""), "+RESULT" or
+--         "" for none; with a reason or an error (bytes that are not read here), those follow their lengths in bytes:
+--         "LENGTH LENGTH REASONERROR+RESULT"
 --     two per ref: id, epoch
 --     queues
 -- Returns {now, verdicts, refs, owner, left, by_ref, next}
@@ -16,7 +17,7 @@
 
 local LIMIT = tonumber(ARGV[5])
 local LOOKS = 1000 -- places of a queue that one call looks at
-local FIRST_REF = 8 + 6 * ARGV[6]
+local FIRST_REF = 8 + 3 * ARGV[6]
 local FIRST_QUEUE = FIRST_REF + 2 * ARGV[7]
 
 local function parent_of(job)
@@ -106,16 +107,15 @@ local function add_payloads(claims)
 end
 
 local verdicts, refs, owner, left = {}, {}, 0, {}
-local change, enqueued, told = {}, {}, 0
+local enqueued, told = {}, 0
 local changed = {}
 for number = 1, tonumber(ARGV[6]) do
-  changed[number] = ARGV[2 + 6 * number]
+  changed[number] = ARGV[5 + 3 * number]
 end
 read(changed)
 for number, id in ipairs(changed) do
-  local i = 2 + 6 * number
-  local by_server, head, reason, result, err = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  if reason == '' and err == '' and succeed_usually(id, by_server, head, result) then
+  local i = 6 + 3 * number
+  if succeed_usually(id, ARGV[i], ARGV[i + 1]) then
     verdicts[number] = 'applied S'
   else
     local job = load(id)
@@ -125,10 +125,8 @@ for number, id in ipairs(changed) do
       owner, left = number, { id }
       break
     else
-      change.cause, change.epoch, change.delay, change.keep = string.match(head, '^(.-) (%S+) (%S+) (%S*)$')
-      change.server, change.reason, change.result, change.error = by_server, reason, result, err
       local verdict
-      verdict, left = move(job, change, enqueued)
+      verdict, left = move(job, change_of(i), enqueued)
       verdicts[number] = verdict .. ' ' .. job[STATE]
       for k = told + 1, #enqueued, 4 do
         refs[#refs + 1] = number

@@ -2,7 +2,7 @@
 -- Change one schedule; make and move jobs in the same step.
 --
 -- ARGV[3] id, [4] the version that it has now ("0": there is none), [5] next_at or "", [6] "" to remove it, else "+" and
---     the body, [7] number of jobs; then four per job as insert.lua has them, and six per move as exchange.lua has its
+--     the body, [7] number of jobs; then three per job as insert.lua has them, and three per move as exchange.lua has its
 --     changes.
 -- Returns {"stale"} (it has another version, or insert.lua would say "no parent" to one of the jobs) or {"pending", ids} (these jobs have children to tell still: go on with cascade.lua, then repeat the
 --     call), when nothing was changed; else {"applied", verdicts of insert.lua, {verdict, refs, left} per move}: "VERDICT
@@ -16,17 +16,18 @@ if (known and string.match(known, '^%d+') or '0') ~= VERSION then
   return { 'stale' }
 end
 
-local FIRST_MOVE = 8 + 4 * ARGV[7]
+local FIRST_MOVE = 8 + 3 * ARGV[7]
 local before = {}
-for i = 8, FIRST_MOVE - 1, 4 do
-  local id, parent = ARGV[i], ARGV[i + 2]
-  if parent ~= '' and not before[id] and not before[parent] and not load(id) and not load(parent) then
+for i = 8, FIRST_MOVE - 1, 3 do
+  local id = ARGV[i]
+  local _, parent = split(ARGV[i + 2])
+  if parent and not before[id] and not before[parent] and not load(id) and not load(parent) then
     return { 'stale' }
   end
   before[id] = true
 end
 local pending = {}
-for i = FIRST_MOVE, #ARGV, 6 do
+for i = FIRST_MOVE, #ARGV, 3 do
   local job = load(ARGV[i])
   if job and job[PENDING] ~= '' then
     pending[#pending + 1] = job.id
@@ -38,13 +39,11 @@ end
 
 local verdicts = insert_all(8, FIRST_MOVE - 1)
 local moved = {}
-for i = FIRST_MOVE, #ARGV, 6 do
+for i = FIRST_MOVE, #ARGV, 3 do
   local job = load(ARGV[i])
   if job then
-    local change = { server = ARGV[i + 1], reason = ARGV[i + 3], result = ARGV[i + 4], error = ARGV[i + 5] }
-    change.cause, change.epoch, change.delay, change.keep = string.match(ARGV[i + 2], '^(.-) (%S+) (%S+) (%S*)$')
     local refs = {}
-    local verdict, left = move(job, change, refs)
+    local verdict, left = move(job, change_of(i + 1), refs)
     moved[#moved + 1] = { verdict .. ' ' .. job[STATE], refs, left }
   else
     moved[#moved + 1] = { 'unknown ', {}, {} }

@@ -74,7 +74,13 @@ local function create(id, payload, parent, head)
   return 'created ' .. job[STATE]
 end
 
-local function insert(id, payload, parent_id, head)
+-- What is told of a new job, and its parent.
+local function split(head)
+  local first, parent_id = string.match(head, '^([^\n]*)\n(.*)$')
+  return first or head, parent_id
+end
+
+local function insert(id, payload, head)
   local old = load(id)
   if old then
     local kind = string.match(head, '^%S+ %S+ %S+ %S* (%S+)')
@@ -83,8 +89,9 @@ local function insert(id, payload, parent_id, head)
     end
     return 'conflict'
   end
-  local parent
-  if parent_id ~= '' then
+  local parent, parent_id
+  head, parent_id = split(head)
+  if parent_id then
     parent = load(parent_id)
     if not parent then
       return 'no parent'
@@ -107,10 +114,10 @@ local function count_stored(ids)
   return stored
 end
 
--- Insert the jobs of ARGV[first...last], four values per job as insert.lua tells. Returns a verdict per job.
+-- Insert the jobs of ARGV[first...last], three values per job as insert.lua tells. Returns a verdict per job.
 local function insert_all(first, last)
   local ids, verdicts = {}, {}
-  for i = first, last, 4 do
+  for i = first, last, 3 do
     ids[#ids + 1] = ARGV[i]
   end
   if count_stored(ids) == 0 then
@@ -118,8 +125,8 @@ local function insert_all(first, last)
       jobs[id] = false
     end
   end
-  for i = first, last, 4 do
-    verdicts[#verdicts + 1] = insert(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  for i = first, last, 3 do
+    verdicts[#verdicts + 1] = insert(ARGV[i], ARGV[i + 1], ARGV[i + 2])
   end
   return verdicts
 end

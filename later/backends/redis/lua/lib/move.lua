@@ -182,6 +182,22 @@ local function tell(told, refs)
   return left
 end
 
+-- A change as `exchange.lua` gets it; `i` is the number of its second argument. The table is a new one.
+local function change_of(i)
+  local head, more = ARGV[i], ARGV[i + 1]
+  local change = { reason = '', error = '' }
+  change.epoch, change.delay, change.keep, change.cause, change.server =
+    string.match(head, '^(%S+) (%S+) (%S*) ([^\n]+)\n(.*)$')
+  local reason, err, start = string.match(more, '^(%d+) (%d+) ()')
+  if start then
+    change.reason = string.sub(more, start, start + reason - 1)
+    change.error = string.sub(more, start + reason, start + reason + err - 1)
+    more = string.sub(more, start + reason + err)
+  end
+  change.result = more
+  return change
+end
+
 -- Make one change with all its consequences. Returns the verdict and what `tell` returns.
 local function move(job, change, refs)
   local verdict = advance(job, change)

@@ -27,21 +27,25 @@ local function claim_usually(id)
   return text
 end
 
-local expiries = {} -- what a change says of its cause to when the job expires, false: another cause or epoch
+local servers, expiries = {}, {} -- of claims that Succeed, by the second argument of the change
 
--- Make a claim Succeed; whether it was done. `head` is "cause epoch delay keep", as exchange.lua has it.
-local function succeed_usually(id, by_server, head, result)
-  local expires_at = expiries[head]
-  if expires_at == nil then
-    local keep = string.match(head, '^succeed 1 %S+ (%d*)$')
-    expires_at = keep and after(keep == '' and KEEP.S or keep) or false
-    expiries[head] = expires_at
+-- Make a claim Succeed; whether it was done. `head` and `result` are the second and third argument of a change as
+-- exchange.lua has it.
+local function succeed_usually(id, head, result)
+  local by_server = servers[head]
+  if by_server == nil then
+    local keep, name = string.match(head, '^1 %S+ (%d*) succeed\n(.*)$')
+    by_server = name or false
+    servers[head], expiries[head] = by_server, keep and after(keep == '' and KEEP.S or keep)
   end
-  local server, worker, at, queue, rest = string.match(expires_at and texts[id] or '', USUAL_RUNNING)
-  if not server or server ~= by_server then
+  if not by_server or string.find(result, '^%d') then
     return false
   end
-  local times = NOW .. ' ' .. at .. ' ' .. expires_at
+  local server, worker, at, queue, rest = string.match(texts[id] or '', USUAL_RUNNING)
+  if server ~= by_server then
+    return false
+  end
+  local times = NOW .. ' ' .. at .. ' ' .. expiries[head]
   local text = 'S 1 ' .. server .. ' ' .. worker .. ' ' .. times .. USUAL_TRIED .. queue .. ' ' .. rest
   texts[id] = text
   store(JOB .. id, text)
@@ -50,7 +54,7 @@ local function succeed_usually(id, by_server, head, result)
   end
   put('c:' .. server, id, false)
   put('at:S', id, NOW)
-  put('expire', id, expires_at)
+  put('expire', id, expiries[head])
   count('p', queue, -1)
   count('S', queue, 1)
   return true
