@@ -162,7 +162,9 @@ def _dump(payload: BaseModel) -> bytes:
 
 
 def _restore(kind: type[_Model], data: bytes) -> _Model:
-    return kind.model_validate_json(data, by_alias=True, by_name=True)
+    # As `model_validate_json`, which only puts defaults in front of it.
+    restored: _Model = kind.__pydantic_validator__.validate_json(data, by_alias=True, by_name=True)
+    return restored
 
 
 def _is_strict_json(data: bytes) -> bool:

@@ -29,9 +29,14 @@ def seal(payload: bytes, headers: Mapping[str, object]) -> bytes:
     return b"".join((_MARK, to_json(headers), _MARK, payload)) if headers else payload
 
 
+def is_plain(stored: bytes) -> bool:
+    """Whether it is a payload alone, without headers."""
+    return not stored.startswith(_MARK)
+
+
 def unseal(stored: bytes) -> Letter:
     """What `seal` was given. Raises Corrupt."""
-    if not stored.startswith(_MARK):
+    if is_plain(stored):
         return Letter({}, stored)
     _, head, payload = (*stored.split(_MARK, 2), b"", b"")[:3]
     try:

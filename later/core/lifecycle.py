@@ -157,8 +157,7 @@ KEEPS_DEFERRAL: Final = frozenset({Cause.DUE, Cause.RELEASE, Cause.CRASH})
 """Changes after which a job still counts as given back for want of a handler (`deferred_at`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A wish to move one job. `epoch` and `server` are the fence and are required by the causes of a claim."""
 
     id: str

@@ -1,10 +1,14 @@
 """Names of apps, queues, job types and ids: one rule, so that a name is safe as a key, a table and a routing key."""
 
 import re
+from typing import Final
 
 from later.core.errors import InvalidName
 
-_RULE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+NAME_LIMIT: Final = 100
+"""Characters, each of one byte."""
+
+_RULE = re.compile(rf"[A-Za-z0-9_.-]{{1,{NAME_LIMIT}}}")
 
 
 def check_name(kind: str, name: object) -> str:

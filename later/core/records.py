@@ -69,8 +69,7 @@ class Claimant(NamedTuple):
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(NamedTuple):
     """A job to insert. With `parent` it is a continuation and starts Awaiting (or as the parent's state decides);
     otherwise it starts Scheduled when it is due in the future, else Enqueued."""
 

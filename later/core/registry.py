@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel
 
 from later.core.codec import decode_payload
-from later.core.envelope import unseal
+from later.core.envelope import is_plain, unseal
 from later.core.errors import BadPayload, ConfigError, Corrupt
 from later.core.records import Micros, State
 from later.core.retry import Retry
@@ -53,7 +53,7 @@ class JobType:
     def decode(self, payload: bytes) -> BaseModel:
         """The stored payload as the handler gets it. Raises BadPayload."""
         try:
-            return decode_payload(self.payload, unseal(payload).payload)
+            return decode_payload(self.payload, payload if is_plain(payload) else unseal(payload).payload)
         except Corrupt as error:
             raise BadPayload(f"the stored payload cannot be read: {error}") from None
 

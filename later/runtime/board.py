@@ -10,10 +10,11 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Final
 
 from later.core.engine.worker import Key
-from later.core.names import check_name
+from later.core.names import NAME_LIMIT, check_name
 
 _RECORD: Final = struct.Struct("<?Bq100s")
 """taken, length of the id, epoch, id: an id has at most 100 ASCII characters."""
+_SIZE: Final = _RECORD.size
 
 
 class Board:
@@ -23,17 +24,19 @@ class Board:
     """
 
     def __init__(self, slots: int) -> None:
-        self._memory = RawArray(ctypes.c_char, _RECORD.size * slots)
+        self._memory = RawArray(ctypes.c_char, _SIZE * slots)
 
     def started(self, slot: int, key: Key) -> None:
         """Raises InvalidName for an id that no storage should give."""
-        name = check_name("id", key[0]).encode("ascii")
-        at = slot * _RECORD.size
-        _RECORD.pack_into(self._memory, at, False, len(name), key[1], name)
-        self._memory[at] = b"\1"  # last: a record is whole before it counts
+        id, epoch = key
+        if len(id) > NAME_LIMIT or not id.isascii():
+            check_name("id", id)
+        memory, at = self._memory, slot * _SIZE
+        _RECORD.pack_into(memory, at, False, len(id), epoch, id.encode("ascii"))
+        memory[at] = b"\1"  # last: a record is whole before it counts
 
     def ended(self, slot: int) -> None:
-        self._memory[slot * _RECORD.size] = b"\0"
+        self._memory[slot * _SIZE] = b"\0"
 
     def running(self) -> list[Key]:
         return [

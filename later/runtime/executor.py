@@ -11,12 +11,13 @@ from later.core.engine.judge import Interrupted
 from later.core.engine.worker import Interruption, Key, RunEnded
 from later.core.lifecycle import Change
 from later.core.records import Claim
+from later.core.registry import JobType
 from later.runtime.board import Board
 from later.runtime.event_loop import run_through
 from later.runtime.handling import Handling, Stop
 from later.runtime.isolate import Isolates
 from later.runtime.jobs import BackgroundJobs
-from later.runtime.loop import Lane
+from later.runtime.slots import Slots
 
 _Value = TypeVar("_Value")
 
@@ -39,9 +40,8 @@ class Executor:
         self._handling = Handling(jobs, random)
         self._isolates = Isolates(jobs, self._handling)
         self._tasks = Tasks()
-        self._lanes = [Lane(f"later-slot-{slot}") for slot in range(slots)]
+        self._threads: Slots[_Run, Change] = Slots(slots, self._run, self._ended)
         self._free = list(range(slots))
-        """Used from its end, so that few jobs keep to few threads."""
         self._runs: dict[Key, Stop] = {}
         self._post = post
         self._board = board
@@ -50,17 +50,17 @@ class Executor:
 
     def run(self, claim: Claim) -> None:
         """Start a run; does not block. The caller keeps to `slots` runs at once."""
-        key, slot, stop = (claim.id, claim.epoch), self._free.pop(), Stop()
-        self._runs[key] = stop
-        job_type = self._handling.type_of(claim)
+        run = _Run(claim, self._free.pop(), self._handling.type_of(claim))
+        self._runs[run.key] = run.stop
+        job_type = run.type
         # What has crashed before may have killed its process. Alone in one, it cannot do that to its neighbours again.
         suspect = claim.crashes > 0 and self._board is not None
         if job_type is not None and (job_type.isolation == "process" or suspect):
-            self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._isolates.run, claim, stop))
+            run.isolated = True
         elif job_type is not None and job_type.is_async:
-            self._on_loop(key, slot, claim, stop)
-        else:
-            self._lanes[slot].submit(lambda: self._in_thread(key, slot, self._handle, claim, stop))
+            self._on_loop(run)
+            return
+        self._threads.put(run)
 
     def interrupt(self, key: Key, why: Interruption) -> None:
         """Ask a run to stop: a thread by its flag alone, a task by cancelling it, a process by killing it.
@@ -75,57 +75,48 @@ class Executor:
 
     def close(self) -> None:
         """Let idle threads, the loop and idle isolated processes end; does not wait for running handlers."""
-        for lane in self._lanes:
-            lane.close()
+        self._threads.close()
         self._tasks.close()
         self._isolates.close()
 
-    def _handle(self, claim: Claim, stop: Stop) -> Change:
-        return self._handling.run(claim, stop, asyncio.run)
-
-    def _in_thread(self, key: Key, slot: int, run: Callable[[Claim, Stop], Change], claim: Claim, stop: Stop) -> None:
-        began = time.monotonic()
+    def _run(self, run: "_Run") -> Change:
         try:
-            began = self._began(key, slot)
-            change = run(claim, stop)
+            self._begins(run)
+            if run.isolated:
+                return self._isolates.run(run.claim, run.stop)
+            return self._handling.run(run.claim, run.stop, asyncio.run)
         except BaseException as error:  # noqa: BLE001  one run of these threads must not be the last
-            change = self._handling.raised(claim, error)
-        self._ended(claim, slot, change, began)
+            return self._handling.raised(run.claim, error)
 
-    def _on_loop(self, key: Key, slot: int, claim: Claim, stop: Stop) -> None:
-        began = time.monotonic()
-
-        async def run() -> Change:
-            nonlocal began
-            began = self._began(key, slot)
-            return await self._handling.arun(claim, stop)
+    def _on_loop(self, run: "_Run") -> None:
+        async def begin() -> Change:
+            self._begins(run)
+            return await self._handling.arun(run.claim, run.stop)
 
         def ended(task: asyncio.Task[Change]) -> None:
             if task.cancelled():  # before its first step
-                change = self._handling.judged(claim, Interrupted(stop.why is Interruption.CANCEL))
+                change = self._handling.judged(run.claim, Interrupted(run.stop.why is Interruption.CANCEL))
             elif (error := task.exception()) is not None:
-                change = self._handling.raised(claim, error)
+                change = self._handling.raised(run.claim, error)
             else:
                 change = task.result()
-            self._ended(claim, slot, change, began)
+            self._ended(run, change)
 
-        self._tasks.start(key, run(), ended)
+        self._tasks.start(run.key, begin(), ended)
 
-    def _began(self, key: Key, slot: int) -> float:
+    def _begins(self, run: "_Run") -> None:
+        run.began = time.monotonic()
         if self._board is not None:
-            self._board.started(slot, key)
-        return time.monotonic()
+            self._board.started(run.slot, run.key)
 
-    def _ended(self, claim: Claim, slot: int, change: Change, began: float) -> None:
-        key = (claim.id, claim.epoch)
-        job_type = self._handling.type_of(claim)
+    def _ended(self, run: "_Run", change: Change) -> None:
         # Single steps of built-in types, so other threads may do the same meanwhile.
-        del self._runs[key]
-        if self._board is not None and job_type is not None and job_type.at_most_once:
-            self._kept[key] = slot
+        del self._runs[run.key]
+        if self._board is not None and run.type is not None and run.type.at_most_once:
+            self._kept[run.key] = run.slot
         else:
-            self._release(slot)
-        self._post(RunEnded(change, time.monotonic() - began))
+            self._release(run.slot)
+        self._post(RunEnded(change, time.monotonic() - run.began))
 
     def settled(self, keys: Sequence[Key]) -> None:
         """The reports on these runs have arrived."""
@@ -138,6 +129,21 @@ class Executor:
         if self._board is not None:
             self._board.ended(slot)
         self._free.append(slot)
+
+
+class _Run:
+    """One run of a claim, from its start."""
+
+    __slots__ = ("began", "claim", "isolated", "key", "slot", "stop", "type")
+
+    def __init__(self, claim: Claim, slot: int, job_type: JobType | None) -> None:
+        self.claim = claim
+        self.key: Key = (claim.id, claim.epoch)
+        self.slot = slot
+        self.type = job_type
+        self.stop = Stop()
+        self.isolated = False
+        self.began = time.monotonic()
 
 
 class Tasks:

@@ -4,14 +4,16 @@ handler; threads, loops and processes only differ in who calls."""
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, cast
+from typing import Any, Final, TypeAlias, cast
+
+from pydantic import BaseModel
 
 from later.core.codec import describe_error, encode_result
 from later.core.engine.judge import End, Interrupted, Policy, Raised, Refused, Returned, Unserved, judge
 from later.core.engine.worker import Interruption
-from later.core.envelope import retry_of
+from later.core.envelope import is_plain, retry_of
 from later.core.errors import BadPayload, BadResult, Corrupt, UnknownType
 from later.core.lifecycle import Change
 from later.core.outcomes import Cancel, Outcome
@@ -21,6 +23,10 @@ from later.core.retry import Retry
 from later.runtime.context import JobContext
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.log import log
+
+_Call: TypeAlias = tuple[Callable[..., object], JobContext[Any], BaseModel]
+
+_NOTHING: Final = Returned(None)
 
 
 @dataclass(slots=True)
@@ -40,11 +46,18 @@ class Handling:
         self._jobs = jobs
         self._random = random
         self._limits = jobs.limits
+        self._served = {
+            name: job_type
+            for job_type in jobs.registry
+            if job_type.handler is not None
+            for name in (job_type.name, *job_type.aliases)
+        }
+        self._policies: dict[str, Policy] = {}
+        """By the stored name of a type; without what may go with a single job."""
 
     def type_of(self, claim: Claim) -> JobType | None:
         """The claim's job type, when it has a handler here."""
-        job_type = self._jobs.registry.by_name(claim.type)
-        return job_type if job_type is not None and job_type.handler is not None else None
+        return self._served.get(claim.type)
 
     def run(self, claim: Claim, stop: Stop, run_async: Callable[[Coroutine[Any, Any, object]], object]) -> Change:
         """Call the handler in this thread; what an async one returns is run by `run_async`."""
@@ -52,9 +65,10 @@ class Handling:
             call = self._prepare(claim, stop)
             if isinstance(call, Change):
                 return call
+            handler, context, payload = call
             # A context of its own: what a handler sets in it is not there for the next job of this thread.
-            value = copy_context().run(call)
-            if asyncio.iscoroutine(value):
+            value = copy_context().run(handler, context, payload)
+            if value is not None and asyncio.iscoroutine(value):
                 value = run_async(value)
             return self._returned(claim, value, stop)
         except BaseException as error:  # noqa: BLE001  SystemExit in a handler is a failed run, not the end of the worker
@@ -66,7 +80,8 @@ class Handling:
             call = self._prepare(claim, stop)
             if isinstance(call, Change):
                 return call
-            return self._returned(claim, await cast("Awaitable[object]", call()), stop)
+            handler, context, payload = call
+            return self._returned(claim, await cast("Awaitable[object]", handler(context, payload)), stop)
         except BaseException as error:  # noqa: BLE001  as above
             return self._raised(claim, error, stop)
 
@@ -84,8 +99,8 @@ class Handling:
             log.exception("job %s fails: the retry policy or the outcome of %s is faulty", claim.id, claim.type)
             return self.judged(claim, Refused(info))
 
-    def _prepare(self, claim: Claim, stop: Stop) -> Callable[[], object] | Change:
-        job_type = self.type_of(claim)
+    def _prepare(self, claim: Claim, stop: Stop) -> _Call | Change:
+        job_type = self._served.get(claim.type)
         if job_type is None or job_type.handler is None:
             missing = UnknownType(f"no handler for job type {claim.type} is registered on this server")
             return self.judged(claim, Unserved(describe_error(missing, self._limits.error)))
@@ -93,10 +108,11 @@ class Handling:
             payload = job_type.decode(claim.payload)
         except BadPayload as error:
             return self.judged(claim, Refused(describe_error(error, self._limits.error)))
-        handler, context = job_type.handler, JobContext(self._jobs, claim, stop)
-        return lambda: handler(context, payload)
+        return job_type.handler, JobContext(self._jobs, claim, stop), payload
 
     def _returned(self, claim: Claim, value: object, stop: Stop) -> Change:
+        if value is None:
+            return self.judged(claim, _NOTHING)
         if isinstance(value, Outcome):
             return self._raised(claim, value, stop)
         try:
@@ -111,15 +127,22 @@ class Handling:
         return self.raised(claim, error)
 
     def _policy(self, claim: Claim) -> Policy:
-        job_type = self._jobs.registry.by_name(claim.type)
+        policy = self._policies.get(claim.type)
+        if policy is None:
+            policy = self._policies[claim.type] = self._usual_policy(claim.type)
+        if is_plain(claim.payload):
+            return policy
+        try:
+            return replace(policy, retry=retry_of(claim.payload, policy.retry))
+        except Corrupt:  # the payload is refused for it as well
+            return policy
+
+    def _usual_policy(self, name: str) -> Policy:
+        job_type = self._jobs.registry.by_name(name)
         if job_type is None:
             return Policy(Retry())
-        try:
-            retry = retry_of(claim.payload, job_type.retry)
-        except Corrupt:  # the payload is refused for it as well
-            retry = job_type.retry
         return Policy(
-            retry,
+            job_type.retry,
             job_type.at_most_once,
             keep_succeeded=job_type.keep(State.SUCCEEDED),
             keep_failed=job_type.keep(State.FAILED),

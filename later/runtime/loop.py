@@ -2,7 +2,10 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
@@ -25,8 +28,10 @@ class Machine(Protocol[_Event_contra, _Command_co]):
 class Loop(Generic[_Event, _Command]):
     """Feeds a machine with events, one at a time, and executes its commands in order.
 
-    `execute` must not block; it returns False to end the loop. `on_end` is called in the loop's thread, however the
-    loop ends. `post` may be called from any thread, also after the end: such events are dropped.
+    A thread of its own ticks the machine. Events are handled there (`post`) or, which saves two changes of threads, in
+    the thread that brings them (`turn`). `execute` must not block; it returns False to end the loop. `on_end` is called
+    in the loop's thread, however the loop ends. Both ways to bring events may be used also after the end: such events
+    are dropped.
     """
 
     def __init__(
@@ -42,7 +47,12 @@ class Loop(Generic[_Event, _Command]):
         self._tick = tick
         self._execute = execute
         self._on_end = on_end
-        self._events: SimpleQueue[_Event] = SimpleQueue()
+        self._events: deque[_Event] = deque()
+        self._handling = threading.Lock()
+        self._over = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._wakes_at = inf
+        """When the loop's thread looks by itself; changed by who holds the lock."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.error: BaseException | None = None
         """What ended the loop, when it was not the machine: a defect in `later` itself."""
@@ -51,7 +61,28 @@ class Loop(Generic[_Event, _Command]):
         self._thread.start()
 
     def post(self, event: _Event) -> None:
-        self._events.put(event)
+        """Have the event handled in the loop's thread. From any thread."""
+        self._events.append(event)
+        self._bell.put(None)
+
+    def turn(self, event: _Event) -> None:
+        """Have the event handled before this returns, or by the thread that is handling others right now.
+
+        For threads of `later`'s own alone: an exception that a signal raises in the main thread would leave the machine
+        between two states.
+        """
+        events, handling = self._events, self._handling
+        events.append(event)
+        # Looks again after letting go: somebody may have added an event in between and found the lock taken.
+        while events and not self._over and handling.acquire(False):
+            try:
+                self._handle_all()
+                wake_at = self._machine.wake_at
+                if wake_at is not None and wake_at < self._wakes_at:
+                    self._wakes_at = wake_at
+                    self._bell.put(None)
+            finally:
+                handling.release()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; False when time ran out first."""
@@ -60,36 +91,41 @@ class Loop(Generic[_Event, _Command]):
 
     def unhandled(self) -> list[_Event]:
         """After the end: the events that came too late."""
-        events: list[_Event] = []
-        while True:
-            try:
-                events.append(self._events.get_nowait())
-            except Empty:
-                return events
+        events, self._events = self._events, deque()
+        return list(events)
 
     def _run(self) -> None:
+        while True:
+            with self._handling:
+                self._handle_all()
+                if self._over:
+                    break
+                wake_at = self._machine.wake_at
+                if wake_at is not None and wake_at <= time.monotonic():
+                    self._events.append(self._tick)
+                    continue
+                self._wakes_at = inf if wake_at is None else wake_at
+            with suppress(Empty):
+                self._bell.get(timeout=None if wake_at is None else max(0.0, wake_at - time.monotonic()))
+        self._on_end()
+
+    def _handle_all(self) -> None:
+        """With the lock held."""
         try:
-            while self._turn():
-                pass
+            while self._events and not self._over:
+                ends = False
+                for command in self._machine.handle(self._events.popleft(), time.monotonic()):
+                    ends |= not self._execute(command)
+                if ends:
+                    self._end()
         except BaseException as error:  # noqa: BLE001  kept for the owner, who must not wait for ever
             self.error = error
             log.critical("%s ended on a defect in later", self._name, exc_info=error)
-        finally:
-            self._on_end()
+            self._end()
 
-    def _turn(self) -> bool:
-        wake_at = self._machine.wake_at
-        try:
-            if wake_at is None:
-                event = self._events.get()
-            else:
-                event = self._events.get(timeout=max(0.0, wake_at - time.monotonic()))
-        except Empty:
-            event = self._tick
-        goes_on = True
-        for command in self._machine.handle(event, time.monotonic()):
-            goes_on &= self._execute(command)
-        return goes_on
+    def _end(self) -> None:
+        self._over = True
+        self._bell.put(None)
 
 
 class Lane:

@@ -40,7 +40,7 @@ class Working:
         self._loop: Loop[engine.Event, engine.Command] = Loop(
             f"later-worker-{name}", engine.Worker(settings, name, random), engine.Tick(), self._execute, self._end
         )
-        self._executor = Executor(jobs, settings.slots, self._loop.post, random, board)
+        self._executor = Executor(jobs, settings.slots, self._loop.turn, random, board)
         self._calls = Lane(f"later-storage-{name}")
         self._waits = Lane(f"later-wait-{name}")
         self._receives = Lane(f"later-receive-{name}")
@@ -61,11 +61,11 @@ class Working:
             case engine.Run(claim):
                 self._executor.run(claim)
             case engine.Exchange() | engine.ListClaims():
-                self._calls.submit(lambda: self._loop.post(self._call(command)))
+                self._calls.submit(lambda: self._loop.turn(self._call(command)))
             case engine.Wait(queues, timeout):
-                self._waits.submit(lambda: self._loop.post(self._wait(queues, timeout)))
+                self._waits.submit(lambda: self._loop.turn(self._wait(queues, timeout)))
             case engine.Receive():
-                self._receives.submit(lambda: self._loop.post(self._receive(command)))
+                self._receives.submit(lambda: self._loop.turn(self._receive(command)))
             case engine.Ack() | engine.GiveBack():
                 self._calls.submit(lambda: self._answer(command))
             case engine.Publish(refs):

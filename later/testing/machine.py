@@ -98,7 +98,7 @@ class Aim:
         if job is None:
             return self.change
         server = job.server if self.own_server else "stranger"
-        return replace(self.change, epoch=job.epoch + self.epoch_off, server=server)
+        return self.change._replace(epoch=job.epoch + self.epoch_off, server=server)
 
 
 aims = st.builds(
@@ -189,14 +189,14 @@ class StorageMachine(RuleBasedStateMachine):
     @rule(jobs=st.lists(st.tuples(new_jobs, mostly(None, -1, 0, 1, SECOND, of=16)), min_size=1, max_size=5))
     def insert(self, jobs: list[tuple[NewJob, int | None]]) -> None:
         now = self.clock()
-        timed = [job if ahead is None else replace(job, run_at=now + ahead) for job, ahead in jobs]
+        timed = [job if ahead is None else job._replace(run_at=now + ahead) for job, ahead in jobs]
         self.agree(lambda storage: storage.insert(timed))
 
     @rule(job=new_jobs, parent=st.integers(0), on=st.sampled_from(On))
     def insert_child(self, job: NewJob, parent: int, on: On) -> None:
         """Below a parent that exists, if there is one."""
         if parents := self.in_state():
-            child = replace(job, parent=parents[parent % len(parents)].id, on=on)
+            child = job._replace(parent=parents[parent % len(parents)].id, on=on)
             self.agree(lambda storage: storage.insert([child]))
 
     @rule(server=servers, came=st.booleans(), went=st.booleans(), limit=limits)
@@ -237,7 +237,7 @@ class StorageMachine(RuleBasedStateMachine):
     def report(self, which: int, cause: Cause, epoch_off: int, own: bool) -> None:
         if job := self.running(which):
             change = self.change(job, cause, epoch_off)
-            fenced = change if own else replace(change, server="stranger")
+            fenced = change if own else change._replace(server="stranger")
             self.agree(lambda storage: storage.apply([fenced]))
 
     @rule(which=st.integers(0), cause=st.none() | st.sampled_from(REPORTS))

@@ -65,7 +65,7 @@ class NoEpochFence(Saboteur):
     @override
     def _apply(self, change: Change) -> Applied:
         job = self._load(change.id)
-        return super()._apply(change if job is None else replace(change, epoch=job.epoch))
+        return super()._apply(change if job is None else change._replace(epoch=job.epoch))
 
 
 class NoServerFence(Saboteur):
@@ -78,7 +78,7 @@ class NoServerFence(Saboteur):
     @override
     def _apply(self, change: Change) -> Applied:
         job = self._load(change.id)
-        return super()._apply(change if job is None else replace(change, server=job.server, epoch=job.epoch))
+        return super()._apply(change if job is None else change._replace(server=job.server, epoch=job.epoch))
 
 
 class LostRelease(Saboteur):
@@ -412,7 +412,7 @@ class ConflictUnseen(Saboteur):
     @override
     def _insert(self, new: NewJob) -> Inserted:
         old = self._load(new.id)
-        same = new if old is None else replace(new, type=old.type, payload=old.payload)
+        same = new if old is None else new._replace(type=old.type, payload=old.payload)
         return super()._insert(same)
 
 
@@ -422,7 +422,7 @@ class OrphansAccepted(Saboteur):
     @override
     def _insert(self, new: NewJob) -> Inserted:
         known = new.parent is None or self._load(new.parent) is not None
-        return super()._insert(new if known else replace(new, parent=None))
+        return super()._insert(new if known else new._replace(parent=None))
 
 
 class InsertLooksAtTheParentFirst(Saboteur):
@@ -708,7 +708,7 @@ class TextPayload(Saboteur):
 
     @override
     def _insert(self, new: NewJob) -> Inserted:
-        return super()._insert(replace(new, payload=new.payload.decode("utf-8", "replace").encode()))
+        return super()._insert(new._replace(payload=new.payload.decode("utf-8", "replace").encode()))
 
 
 class ListingShowsPayloads(Saboteur):
@@ -856,7 +856,7 @@ class StaleParent(Saboteur):
 
     @override
     def insert_within(self, connection: object, jobs: Sequence[NewJob]) -> Joined:
-        return super().insert_within(connection, [replace(new, parent=None, delay=SECOND) for new in jobs])
+        return super().insert_within(connection, [new._replace(parent=None, delay=SECOND) for new in jobs])
 
 
 class NoVersionFence(Saboteur):

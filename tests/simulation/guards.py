@@ -85,7 +85,7 @@ def epoch_fence(patch: Patch) -> None:
     """A report counts only with the claim's own epoch."""
     _change_advance(
         patch,
-        lambda job, change: (job, replace(change, epoch=job.epoch) if RULES[change.cause].of_claim else change),
+        lambda job, change: (job, change._replace(epoch=job.epoch) if RULES[change.cause].of_claim else change),
     )
 
 
@@ -94,7 +94,7 @@ def server_fence(patch: Patch) -> None:
     """A report counts only from the server that holds the claim: a storage that forgot gives epochs out again."""
     _change_advance(
         patch,
-        lambda job, change: (job, replace(change, server=job.server) if RULES[change.cause].of_claim else change),
+        lambda job, change: (job, change._replace(server=job.server) if RULES[change.cause].of_claim else change),
     )
 
 

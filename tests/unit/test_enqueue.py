@@ -314,9 +314,7 @@ def context(jobs: BackgroundJobs[Any, Any], **given: Any) -> JobContext[Any]:
         crashes=0,
         server="s",
     )
-    for name, value in given.items():
-        object.__setattr__(claim, name, value)
-    return JobContext(jobs, claim, threading.Event())
+    return JobContext(jobs, claim._replace(**given), threading.Event())
 
 
 def test_what_a_context_tells(jobs: BackgroundJobs[None, Any]) -> None:

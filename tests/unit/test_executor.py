@@ -153,7 +153,7 @@ def test_threads_are_used_again(bench: Callable[..., Bench]) -> None:
         one.next()
 
     assert len(threads) == 1
-    assert later_threads() == ["later-slot-7"]
+    assert [name for name in later_threads() if name.startswith("later-slot")] == ["later-slot-0"]
 
 
 def test_no_thread_is_started_for_async_handlers(bench: Callable[..., Bench]) -> None:

@@ -94,7 +94,7 @@ def moves(draw: st.DrawFn) -> tuple[JobRecord, Change]:
     """A job, and a change that it takes."""
     wish = draw(changes.filter(lambda wish: wish.cause is not Cause.CLAIM))
     job = replace(draw(records), state=draw(st.sampled_from(sorted(RULES[wish.cause].sources))))
-    return job, replace(wish, epoch=job.epoch, server=job.server)
+    return job, wish._replace(epoch=job.epoch, server=job.server)
 
 
 @given(job=records, wish=changes, now=micros, outbox=st.booleans())
@@ -238,7 +238,7 @@ def test_a_job_survives_as_many_crashes_as_it_may(crashes: int, state: State) ->
 def test_an_ended_job_is_kept_for_as_long_as_the_change_says(state: State) -> None:
     cause = {State.SUCCEEDED: Cause.SUCCEED, State.FAILED: Cause.FAIL, State.DELETED: Cause.CANCEL}[state]
     for keep, expected in [(None, KEEP[state]), (0, 0), (7, 7)]:
-        moved = advance(record(), replace(change(cause), keep=keep), NOW, outbox=False).job
+        moved = advance(record(), change(cause)._replace(keep=keep), NOW, outbox=False).job
         assert moved is not None
         assert moved.expires_at == NOW + expected
 

@@ -124,7 +124,7 @@ def _change(
     cause: Cause,
     reason: str = "",
     *,
-    delay: timedelta = timedelta(0),
+    delay: timedelta | None = None,
     result: bytes | None = None,
     error: ErrorInfo | None = None,
     keep: Micros | None = None,
@@ -136,7 +136,7 @@ def _change(
         epoch=claim.epoch,
         server=claim.server,
         # A policy is the user's code: what no storage can hold would keep every report of its worker from arriving.
-        delay=min(max(delay, timedelta(0)), LONGEST) // timedelta(microseconds=1),
+        delay=0 if delay is None else min(max(delay, timedelta(0)), LONGEST) // timedelta(microseconds=1),
         result=result,
         error=error,
         keep=keep,

@@ -383,10 +383,19 @@ class Worker:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event at monotonic time `now`; what to do next, in order."""
         out: list[Command] = []
-        if self._mode is not _Mode.EXITED:
+        if isinstance(event, RunEnded) and self._awaits_nothing_else:
+            self._run_ended(event.change, event.seconds)
+            self._start(out)
+        elif self._mode is not _Mode.EXITED:
             self._take(event, now, out)
             self._advance(now, out)
         return out
+
+    @property
+    def _awaits_nothing_else(self) -> bool:
+        """Whether the end of a run can have no other effect than the start of the next: the storage is being asked, and
+        the broker as well. Most ends of short runs come so, and are worth a short way."""
+        return self._call is not None and self._mode is _Mode.RUNNING and (self._receiving or not self.settings.broker)
 
     # --- events
 
@@ -440,7 +449,7 @@ class Worker:
         assert change.epoch is not None
         key = (change.id, change.epoch)
         self._mean = seconds if self._mean is None else self._mean + (seconds - self._mean) / 5
-        claim = self._abandoned.pop(key, None)
+        claim = self._abandoned.pop(key, None) if self._abandoned else None
         if claim is None and (claim := self._running.pop(key, None)) is not None:
             self._ended.append(change)
         if claim is not None and claim.type in self.settings.at_most_once:
@@ -459,16 +468,17 @@ class Worker:
         self._call = None
         self._storage_backoff.worked()
         self._answered |= bool(result.applied or result.next or any(result.by_ref))
-        for applied in result.applied[: len(call.changes)]:
-            self.stats.reported += 1
-            self.stats.fenced += applied.verdict is Verdict.FENCED
-            if applied.enqueued and self.settings.broker:
-                out.append(Publish(applied.enqueued))
+        self.stats.reported += len(call.changes)
+        for verdict, _, enqueued in result.applied[: len(call.changes)]:
+            if verdict is Verdict.FENCED:
+                self.stats.fenced += 1
+            if enqueued and self.settings.broker:
+                out.append(Publish(enqueued))
         if call.deliveries:
             out.append(Ack(call.deliveries))
         if call.server != self._server:
             return  # the lease was lost meanwhile, and with it what this call claimed
-        self._held.difference_update((change.id, change.epoch or 0) for change in call.changes)
+        self._held.difference_update(map(_key, call.changes))
         if call.limit:
             few = len(result.next) < call.limit and not any(claim.crashes for claim in result.next)
             self._empty = few
@@ -585,13 +595,10 @@ class Worker:
         if self._mode is not _Mode.RUNNING and self._deliveries:
             out.append(GiveBack(tuple(self._deliveries)))
             self._deliveries.clear()
-        if settled := self._unsettled - self._held:
+        if self._unsettled and (settled := self._unsettled - self._held):
             self._unsettled -= settled
             out.append(Settled(sorted(settled)))
-        while self._ready and self.busy < self.settings.slots:
-            claim, _ = self._ready.popleft()
-            self._running[claim.id, claim.epoch] = claim
-            out.append(Run(claim))
+        self._start(out)
         while self._ready and now >= self._ready[0][1] + STALE_AHEAD:
             self._release(self._ready.popleft()[0], "claimed ahead of a long job")
             # Else the recent short runs would have it, or the next one, claimed again at once, for as long as the
@@ -604,6 +611,14 @@ class Worker:
             self._mode = _Mode.EXITED
             out.append(Exit())
         self.wake_at = self._next_tick(now)
+
+    def _start(self, out: list[Command]) -> None:
+        if not self._ready:
+            return
+        for _ in range(min(len(self._ready), self.settings.slots - self.busy)):
+            claim, _ = self._ready.popleft()
+            self._running[claim.id, claim.epoch] = claim
+            out.append(Run(claim))
 
     def _wind_down(self, out: list[Command]) -> None:
         while self._ready:

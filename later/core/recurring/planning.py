@@ -91,7 +91,7 @@ def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, prev
 
     jobs = [_tick_job(app, record.id, wanted, due) for due in times]
     if wanted.overlap is Overlap.QUEUE_ONE and jobs and (busy is not None or len(jobs) > 1):
-        jobs[-1] = replace(jobs[-1], parent=jobs[0].id if busy is None else busy.id, on=On.FINISHED)
+        jobs[-1] = jobs[-1]._replace(parent=jobs[0].id if busy is None else busy.id, on=On.FINISHED)
     cancels = wanted.overlap is Overlap.CANCEL_PREVIOUS and jobs and busy is not None
     moves = (Change(busy.id, Cause.DELETE, f"recurring job {record.id} fired again"),) if cancels and busy else ()
 
