@@ -1,7 +1,6 @@
 """Enqueueing: from a payload and options to a stored job. One implementation with a sync and an awaitable face."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -89,20 +88,26 @@ class Intake:
         """
         if not jobs:
             return []
-        with _telling_ids(jobs):
+        try:
             if connection is not None:
                 return _ids(jobs, self._connections().insert_within(connection, jobs))
             return _ids(jobs, self._connections().commit.insert(jobs))
+        except Unavailable as error:
+            error.ids = tuple(job.id for job in jobs)
+            raise
 
     async def astore(self, jobs: Sequence[NewJob], connection: UserConnection | None = None) -> list[str]:
         """As `store`. Once it has begun, the jobs are stored whole even if the caller is cancelled; not so with
         `connection`."""
         if not jobs:
             return []
-        with _telling_ids(jobs):
+        try:
             if connection is not None:
                 return _ids(jobs, await self._connections().ainsert_within(connection, jobs))
             return _ids(jobs, await self._connections().commit.ainsert(jobs))
+        except Unavailable as error:
+            error.ids = tuple(job.id for job in jobs)
+            raise
 
     def _undeclared(self, payload: object) -> str:
         kind = type(payload)
@@ -321,23 +326,18 @@ def duration(delay: timedelta) -> Micros:
 
 
 def _check_on(on: OnParent) -> On:
+    if isinstance(on, On):
+        return on
     try:
         return On(on)
     except ValueError:
         raise InvalidOption(f"on={on!r} is unknown: use one of {', '.join(map(repr, map(str, On)))}") from None
 
 
-@contextmanager
-def _telling_ids(jobs: Sequence[NewJob]) -> Generator[None]:
-    try:
-        yield
-    except Unavailable as error:
-        error.ids = tuple(job.id for job in jobs)
-        raise
-
-
 def _ids(jobs: Sequence[NewJob], inserted: Sequence[Inserted]) -> list[str]:
     for job, result in zip(jobs, inserted, strict=True):
+        if result.verdict is InsertVerdict.CREATED:
+            continue
         if result.verdict is InsertVerdict.CONFLICT:
             raise DuplicateJob(
                 f"the id {job.id} is taken by a job of another type or with another payload: use another id, "

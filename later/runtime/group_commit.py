@@ -54,8 +54,8 @@ class _SyncCall(_Call):
     def __init__(self, jobs: Sequence[NewJob], ends: float) -> None:
         super().__init__(jobs, ends)
         self.leads = False
-        self.turn = threading.Event()
-        """Set when the call is settled, and when its caller is to lead."""
+        self.turn: threading.Event | None = None
+        """Set when the call is settled, and when its caller is to lead. None for a caller that led at once."""
 
 
 class _AsyncCall(_Call):
@@ -99,7 +99,9 @@ class GroupCommit:
             with self._lock:
                 self._waiting.append(call)
                 call.leads, self._led = not self._led, True
-            if call.leads or self._follow(call):
+                if not call.leads:
+                    call.turn = threading.Event()
+            if call.turn is None or self._follow(call, call.turn):
                 self._lead(call)
         except BaseException:  # an interrupt, between any two steps: nobody must wait for this caller to lead
             with self._lock:
@@ -140,9 +142,9 @@ class GroupCommit:
         if background is not None:
             background.shutdown(wait=False)
 
-    def _follow(self, call: _SyncCall) -> bool:
+    def _follow(self, call: _SyncCall, turn: threading.Event) -> bool:
         """Wait for another caller to write this call; True when this caller is to lead after all."""
-        if not call.turn.wait(max(0.0, call.ends - self._clock())):
+        if not turn.wait(max(0.0, call.ends - self._clock())):
             self._give_up(call)
         return call.leads
 
@@ -159,7 +161,8 @@ class GroupCommit:
                 self._led = False
             elif isinstance(following, _SyncCall):
                 following.leads = True
-                following.turn.set()
+                if following.turn is not None:
+                    following.turn.set()
         if isinstance(following, _AsyncCall):
             self._lead_in_background()
         own.leads = False
@@ -253,7 +256,8 @@ class GroupCommit:
                     continue
                 call.error, call.settled = error, True
             if isinstance(call, _SyncCall):
-                call.turn.set()
+                if call.turn is not None:
+                    call.turn.set()
             elif isinstance(call, _AsyncCall):
                 by_loop.setdefault(call.loop, []).append(call.done)
         for loop, futures in by_loop.items():
