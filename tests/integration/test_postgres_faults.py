@@ -86,11 +86,13 @@ def test_nothing_is_lost_and_nothing_is_done_twice(server: PostgresServer, stora
     """Connections die in every phase of a call; each call is repeated until it is answered."""
     total = 400
     stop = threading.Event()
+    produced: list[int] = []
     claimed: Counter[str] = Counter()
 
     def produce() -> None:
         for n in range(total):
             persistently(lambda n=n: storage.insert([new_job(f"job-{n}")]))  # type: ignore[misc]
+            produced.append(n)
 
     def turn(by: Claimant) -> bool:
         """Claim and run; whether there was something."""
@@ -118,7 +120,8 @@ def test_nothing_is_lost_and_nothing_is_done_twice(server: PostgresServer, stora
             cut(server)
         else:
             server.restart()
-        threads[0].join(0.3)
+        enough = len(produced) + 40
+        until(lambda: len(produced) >= enough or not threads[0].is_alive())  # noqa: B023
     stop.set()
     for thread in threads[1:]:
         thread.join()
