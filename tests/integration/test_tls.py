@@ -51,7 +51,8 @@ def redis_port(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def postgres_port(certificates: Path) -> Iterator[int]:
     server = PostgresServer(ssl="on")
     for file, name in (("server.pem", "server.crt"), ("server.key", "server.key")):
-        copy = shutil.copy(certificates / file, server.data / name)
+        copy = server.data / name
+        shutil.copy(certificates / file, copy)
         if server.user is not None:
             shutil.chown(copy, server.user, server.user)
         copy.chmod(0o600)
