@@ -382,7 +382,7 @@ def test_status_tells_of_it_at_once(tmp_path: Path, rabbitmq_server: RabbitServe
             proxy.black_hole()
         started = time.monotonic()
         told = app.status()
-        assert time.monotonic() - started < 10  # 5 s for an answer, and the start of a process
+        assert time.monotonic() - started < 30  # 5 s for an answer, and the start of a process on a busy machine
         assert (told["address"], told["state"], told["messages"], told["dead"]) == (address, "unreachable", {}, None)
         assert told["error"]
     finally:
