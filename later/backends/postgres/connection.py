@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -17,6 +16,7 @@ from later.backends.postgres.errors import REPEATABLE, translate
 from later.backends.postgres.target import Target
 from later.backends.postgres.wire import Answer, DeadlineError, Query, Row, Value, Wire
 from later.core.errors import ConfigError, Unavailable, Unsupported
+from later.core.forks import follow_forks
 
 T = TypeVar("T")
 
@@ -132,8 +132,7 @@ class Database:
         self._options = {**_KEEPALIVE, "connect_timeout": connect_timeout, **target.options}
         self._settings = _settings(timeout, local=pooler)
         self._start()
-        with _registering:
-            _databases.add(self)
+        follow_forks(self)
 
     def _start(self) -> None:
         self._pid = os.getpid()
@@ -235,7 +234,7 @@ class Database:
 
     def _take(self, turn: _Turn, deadline: float) -> None:
         if self._pid != os.getpid():
-            self.after_fork()
+            self.after_fork_in_child()
         with self._changed:
             if not self._changed.wait_for(lambda: len(self._lent) < self._limit, deadline - time.monotonic()):
                 raise Unavailable(
@@ -280,7 +279,7 @@ class Database:
     def after_fork_in_parent(self) -> None:
         self._changed.release()
 
-    def after_fork(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In the child: the parent's connections stay the parent's. Closing one would tell the server that the
         parent has gone; only this process's copies of the sockets are closed."""
         for wire in self._open:
@@ -329,35 +328,5 @@ def _roll_back(wire: Wire) -> None:
         wire.close()
 
 
-_databases: WeakSet[Database] = WeakSet()
-_registering = Lock()
-_forking: list[Database] = []
 _forgotten: list[Wire] = []
 """Connections of the parent process: kept, because the driver's clean-up of an object would speak to its server."""
-
-
-def _before_fork() -> None:
-    _registering.acquire()
-    _forking.extend(_databases)
-    for database in _forking:
-        database.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for database in _forking:
-        database.after_fork_in_parent()
-    _after_fork()
-
-
-def _after_fork_in_child() -> None:
-    for database in _forking:
-        database.after_fork()
-    _after_fork()
-
-
-def _after_fork() -> None:
-    _forking.clear()
-    _registering.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -11,11 +11,11 @@ from pathlib import Path
 from sqlite3 import Connection
 from threading import Lock
 from typing import Final
-from weakref import WeakSet
 
 from later.backends.sqlite.errors import check_place, primary_code, translate
 from later.backends.sqlite.gate import Gate
 from later.core.errors import ConfigError, StorageFull, StorageReadOnly, Unavailable, Unsupported
+from later.core.forks import follow_forks
 
 OLDEST: Final = (3, 37, 0)
 """The first SQLite with STRICT tables."""
@@ -59,8 +59,7 @@ class Database:
         self._synchronous = synchronous
         self._timeout = timeout
         self._start()
-        with _registering:
-            _databases.add(self)
+        follow_forks(self)
 
     def _start(self) -> None:
         self._pid = os.getpid()
@@ -294,35 +293,3 @@ def _end(connection: Connection, how: str) -> None:
 def _close(connection: Connection) -> None:
     with suppress(sqlite3.Error):
         connection.close()
-
-
-_databases: WeakSet[Database] = WeakSet()
-_registering = Lock()
-_forking: list[Database] = []
-
-
-def _before_fork() -> None:
-    _registering.acquire()
-    _forking.extend(_databases)
-    for database in _forking:
-        database.before_fork()
-
-
-def _after_fork_in_parent() -> None:
-    for database in _forking:
-        database.after_fork_in_parent()
-    _after_fork()
-
-
-def _after_fork_in_child() -> None:
-    for database in _forking:
-        database.after_fork_in_child()
-    _after_fork()
-
-
-def _after_fork() -> None:
-    _forking.clear()
-    _registering.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
