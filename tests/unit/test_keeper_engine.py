@@ -1,5 +1,6 @@
 """The machine that holds the lease: when it beats, when it stops trusting its lease, and what it does for the dead."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
@@ -683,6 +684,23 @@ def test_a_schedule_that_the_storage_cannot_change_at_all_is_told_and_passed_ove
     bench.take(Fire)
     assert TellUnreadable({"bad": "no"}) in bench.feed(UpkeepFailed("no"))
     assert [change.id for change in bench.take(Fire).changes] == ["b"]
+
+
+@pytest.mark.parametrize("failing", [Declare, Rescue, FindDue])
+def test_what_fails_alone_neither_spins_nor_keeps_the_rest_from_its_turns(failing: type[keeper.Command]) -> None:
+    bench = Bench(broker=True, declares=True).start()
+    answers = {**QUIET, Declare: DeclareDone(), Beat: ALIVE, failing: UpkeepFailed("it cannot")}
+    seen: Counter[type[keeper.Command]] = Counter()
+    ends = bench.now + 2 * keeper.PRUNE
+    while bench.now < ends:
+        while bench.waiting:
+            kind = type(bench.waiting.pop(0))
+            seen[kind] += 1
+            if kind in answers:
+                bench.feed(answers[kind])
+        bench.tick()
+    assert 2 * keeper.PRUNE / 5 <= seen[failing] <= 2 * keeper.PRUNE / 2
+    assert {Declare, Rescue, Promote, FindDue, FindUnpublished, Prune} <= seen.keys()
 
 
 def test_more_schedules_than_it_can_fire_do_not_keep_it_from_the_rest() -> None:

@@ -419,6 +419,17 @@ _EVERY: Final = {
 """How often, in seconds; most urgent first. DECLARE is done once."""
 
 
+_URGENT: Final[Mapping[type[UpkeepCommand], _Chore]] = {
+    ListHeld: _Chore.RECONCILE,
+    Rescue: _Chore.RESCUE,
+    Declare: _Chore.DECLARE,
+    FindDue: _Chore.TICK,
+    GetJobs: _Chore.TICK,
+    Fire: _Chore.TICK,
+}
+"""What is done again soon when it was not answered; the rest is when it is due again."""
+
+
 @dataclass(slots=True)
 class Keeper:
     new_server: Callable[[], ServerInfo]
@@ -444,6 +455,8 @@ class Keeper:
     _upkeep_call: UpkeepCommand | None = None
     _upkeep_pause: float = 0.0
     _upkeep_after: float = 0.0
+    _pauses: dict[_Chore, float] = field(default_factory=dict[_Chore, float])
+    """After failures, by chore."""
     _due: dict[_Chore, float] = field(default_factory=dict[_Chore, float])
     _dead_servers: set[str] = field(default_factory=set[str])
     _workers: set[str] = field(default_factory=set[str])
@@ -668,6 +681,8 @@ class Keeper:
         call, self._upkeep_call = self._upkeep_call, None
         assert call is not None
         self._upkeep_pause = 0.0
+        if type(call) in _URGENT:
+            self._pauses.pop(_URGENT[type(call)], None)
         match event:
             case PromoteDone(result):
                 self._publish(result.enqueued, out)
@@ -797,13 +812,14 @@ class Keeper:
         self._upkeep_after = now + self._upkeep_pause * self.random.uniform(0.5, 1.0)
         if isinstance(call, ListHeld):
             self._unlisted |= self._listing
-            self._due[_Chore.RECONCILE] = now
-        elif isinstance(call, Rescue):
-            self._due[_Chore.RESCUE] = now
         elif isinstance(call, FindDue | GetJobs | Fire):
             # What was fired all the same is not found again.
             self._due_found, self._firing = None, ()
-            self._due[_Chore.TICK] = now
+        chore = None if call is None else _URGENT.get(type(call))
+        if chore is not None:
+            # Each has a pause of its own: one that fails while the others work must not keep them from their turns.
+            self._pauses[chore] = min(longest, self._pauses.get(chore, 0.0) * 2 or first)
+            self._due[chore] = now + self._pauses[chore] * self.random.uniform(0.5, 1.0)
 
     # --- what the broker has lost
 
