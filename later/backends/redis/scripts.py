@@ -24,14 +24,12 @@ def _load(name: str) -> Script:
     uses, body = text.split("\n", 1)
     assert uses.startswith(_USES), f"{name}.lua does not say what it uses"
     library = [(folder / "lib" / f"{part}.lua").read_text("utf-8") for part in uses.removeprefix(_USES).split()]
-    whole = "\n".join([_HEAD, *library, body])
+    whole = "\n".join([*library, body])
     # Comments cost the server memory for every script, and nobody reads them there.
     lines = [line for line in whole.splitlines() if line.strip() and not line.lstrip().startswith("--")]
-    text = "\n".join(lines)
+    text = tables.complete("\n".join(lines))
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
-
-_HEAD: Final = tables.lua()
 
 INSERT: Final = _load("insert")
 EXCHANGE: Final = _load("exchange")

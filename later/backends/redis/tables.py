@@ -1,5 +1,6 @@
 """What the scripts are told of the core: its tables, written as Lua, so that there is one of each."""
 
+import re
 from enum import Enum
 from typing import Final, cast
 
@@ -57,12 +58,17 @@ _USUAL: Final = " 0" + " " * (_NAMES.index("QUEUE") - _NAMES.index("CRASHES"))
 _USUAL_REST: Final = " ".join(list(FIELDS.values())[_NAMES.index("PRIORITY") : -1]) + " "
 """What a usual job has behind QUEUE: no reason at the end."""
 
+_WORD: Final = re.compile(r"'[^']*'|\b([A-Z][A-Z_]*)\b")
+
 _BLANKS: Final = [chr(number) for number in range(1, 4)]
 """What stands for a value in a reason that a script completes."""
 
 
-def lua() -> str:
-    """The head of every script: constants that the core defines.
+def complete(script: str) -> str:
+    """A script with the constants that the core defines, as far as it uses them.
+
+    Those that are no tables are written where they are used, and are no locals of the script: every call makes all
+    functions of its script anew, and what they share with the script costs most of it.
 
     RULES       cause to "sources to attempt flags" (c: counts a crash, o: only of the claim, y: yields to a cancel)
     KEEP        ended state to microseconds
@@ -70,9 +76,18 @@ def lua() -> str:
     ..._REASON  texts with the bytes 1, 2, 3 where values go
     USUAL_...   patterns and parts of records (see lua/lib/usual.lua)
     """
-    lines = [f"local {name} = {_literal(value)}" for name, value in _constants().items()]
-    lines.append(f"local {', '.join(FIELDS)} = {', '.join(str(n) for n in range(1, len(FIELDS) + 1))}")
-    return "\n".join(lines) + "\n"
+    used = set(_WORD.findall(script))
+    tables = [
+        f"local {name} = {_literal(value)}"
+        for name, value in _CONSTANTS.items()
+        if isinstance(value, dict) and name in used
+    ]
+    return "\n".join([*tables, _WORD.sub(_written, script)])
+
+
+def _written(word: re.Match[str]) -> str:
+    value = _CONSTANTS.get(word[1]) if word[1] else None
+    return word[0] if value is None or isinstance(value, dict) else _literal(value)
 
 
 def _constants() -> dict[str, object]:
@@ -97,6 +112,7 @@ def _constants() -> dict[str, object]:
         "USUAL_READY": f"^e 1   %d+   0{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
         "USUAL_RUNNING": f"^p 1 ({_NAME}) ({_NAME}) (%d+)   1{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
         "USUAL_TRIED": " 1" + _USUAL,
+        **{name: number for number, name in enumerate(FIELDS, 1)},
     }
 
 
@@ -117,3 +133,6 @@ def _literal(value: object) -> str:
     return (
         "'" + "".join(char if char.isalnum() or char in " ^$([])*.:,-" else f"\\{ord(char):03d}" for char in text) + "'"
     )
+
+
+_CONSTANTS: Final = _constants()

@@ -58,17 +58,10 @@ end
 local models = {} -- head to what such a job without a parent starts as: most jobs of a call differ in id and payload only
 local payloads = {} -- of the jobs that this call has made, by id
 
-local function create(id, payload, parent, head)
-  local job = not parent and models[head]
-  if not job then
-    job = start(parent, head)
-    if not parent then
-      models[head] = job
-    end
-  end
+local function create(id, payload, job)
   job.id = id
   enter(job, nil)
-  texts[id], payloads[id] = text_of(job), payload
+  jobs[id], texts[id], payloads[id] = nil, text_of(job), payload
   store(JOB .. id, job.text)
   store(PAYLOAD .. id, payload)
   return 'created ' .. job[STATE]
@@ -81,6 +74,10 @@ local function split(head)
 end
 
 local function insert(id, payload, head)
+  local model = models[head]
+  if model and jobs[id] == false and not unreadable[id] then
+    return create(id, payload, model)
+  end
   local old = load(id)
   if old then
     local kind = string.match(head, '^%S+ %S+ %S+ %S* (%S+)')
@@ -97,8 +94,11 @@ local function insert(id, payload, head)
       return 'no parent'
     end
   end
-  jobs[id] = nil
-  return create(id, payload, parent, head)
+  local job = start(parent, head)
+  if not parent then
+    models[head] = job
+  end
+  return create(id, payload, job)
 end
 
 -- How many of these jobs are stored already.
