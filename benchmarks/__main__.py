@@ -10,7 +10,7 @@ from benchmarks import servers
 from benchmarks.installing import FOLDER, ROOT, InstallError, Place, made
 from benchmarks.measuring import Effort, Run, measure
 from benchmarks.page import draw, write
-from benchmarks.results import FIGURES, Report, machine
+from benchmarks.results import FIGURES, Report, import_later, machine
 from benchmarks.systems import SYSTEMS, chosen
 from benchmarks.systems.system import System
 
@@ -67,7 +67,7 @@ def _measure(systems: list[System], rounds: int, effort: Effort) -> Report:
         if reasons:
             absent[system.name] = "; ".join(reasons)
             print(f"{system.name} is left out: {absent[system.name]}", file=sys.stderr)
-    report = Report(machine(places, versions), {system.name: system for system in systems}, [], absent)
+    report = Report(machine(places, versions), {system.name: system for system in systems}, [], absent, import_later())
     results = FOLDER / "results" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.jsonl"
     report.save(results)
     for number in range(1, rounds + 1):

@@ -52,8 +52,9 @@ class Scale:
 
     factor: float
 
-    def of(self, number: int) -> int:
-        return max(100, int(number * self.factor))
+    def of(self, *sizes: int) -> list[int]:
+        """Each of these once, though several may be the same when the scale is small."""
+        return list(dict.fromkeys(max(100, int(size * self.factor)) for size in sizes))
 
     @property
     def window(self) -> int:
@@ -128,7 +129,7 @@ def session(system: System, **variables: str) -> Generator[Session]:
 
 def backlog(system: System, scale: Scale) -> Iterator[Point]:
     """Jobs that wait while the window is drained."""
-    for size in map(scale.of, (1_000, 10_000, 100_000, 1_000_000)):
+    for size in scale.of(1_000, 10_000, 100_000, 1_000_000):
         with session(system) as one:
             one.fill(size + scale.window + scale.claims)
             p99 = one.claims(scale.claims)
@@ -141,7 +142,7 @@ def finished(system: System, scale: Scale) -> Iterator[Point]:
     largest = 1_000_000 if "redis" in system.name else 10_000_000
     with session(system) as one:
         total = 0
-        for size in (0, *map(scale.of, (largest // 100, largest // 10, largest))):
+        for size in (0, *scale.of(largest // 100, largest // 10, largest)):
             if size > total:
                 one.fill(size - total)
                 one.drain(size - total)
@@ -157,7 +158,7 @@ def scheduled(system: System, scale: Scale) -> Iterator[Point]:
     """Jobs that wait for their time."""
     with session(system) as one:
         total = 0
-        for size in (0, *map(scale.of, (10_000, 100_000, 1_000_000))):
+        for size in (0, *scale.of(10_000, 100_000, 1_000_000)):
             if size > total:
                 one.schedule(size - total)
                 total = size

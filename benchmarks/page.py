@@ -67,6 +67,7 @@ _OWN_COLUMNS: Final = (
     "enqueue_coroutines",
     "enqueue_published",
     "bulk_published",
+    "steady_rate",
     "steady_p50",
     "steady_p99",
 )
@@ -128,7 +129,7 @@ def _targets(report: Report) -> str:
     rows: list[list[str]] = []
     for target in TARGETS:
         outcome = target.outcome(report)
-        if f"later:{outcome.backend}" not in report.systems:
+        if outcome.backend != "all" and f"later:{outcome.backend}" not in report.systems:
             continue
         met = "" if outcome.met is None else "met" if outcome.met else "**not met**"
         rows.append([outcome.backend, outcome.what, outcome.wanted, outcome.measured, met])

@@ -1,6 +1,7 @@
 """What was measured: kept as JSON lines, summed up as medians and ranges."""
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -49,6 +50,7 @@ FIGURES: Final = {
     "idle_requests": Figure("idle requests a minute"),
     "latency_p50": Figure("latency p50, ms", 2),
     "latency_p99": Figure("latency p99, ms", 2),
+    "steady_rate": Figure("jobs/s of the steady load"),
     "steady_p50": Figure("latency p50 at 1,000 jobs/s, ms", 2),
     "steady_p99": Figure("latency p99 at 1,000 jobs/s, ms", 2),
 }
@@ -70,6 +72,14 @@ class Summary:
         return cls(statistics.median(values), min(values), max(values), len(values))
 
 
+@dataclass(frozen=True)
+class Importing:
+    """`import later` in a fresh interpreter: how long it takes, and which drivers it loads."""
+
+    milliseconds: float
+    drivers: list[str]
+
+
 @dataclass
 class Report:
     """machine: what the page tells of it, by title. absent: systems that could not be installed, with the reason."""
@@ -78,11 +88,13 @@ class Report:
     systems: dict[str, System]
     runs: list[Run]
     absent: dict[str, str]
+    importing: Importing | None = None
 
     def save(self, path: Path) -> None:
         """Begin a file; `add` goes on with it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = {"machine": self.machine, "systems": list(self.systems), "absent": self.absent}
+        head: dict[str, object] = {"machine": self.machine, "systems": list(self.systems), "absent": self.absent}
+        head["importing"] = asdict(self.importing) if self.importing else None
         path.write_text(json.dumps(head) + "\n")
 
     def add(self, run: Run, path: Path) -> None:
@@ -95,7 +107,8 @@ class Report:
         head, *runs = (json.loads(line) for line in path.read_text().splitlines())
         known = {system.name: system for system in SYSTEMS}
         systems = {name: known[name] for name in head["systems"] if name in known}
-        return cls(head["machine"], systems, [Run(**run) for run in runs], head["absent"])
+        importing = Importing(**head["importing"]) if head["importing"] else None
+        return cls(head["machine"], systems, [Run(**run) for run in runs], head["absent"], importing)
 
     def runs_of(self, system: str) -> list[Run]:
         return [run for run in self.runs if run.system == system]
@@ -108,9 +121,6 @@ class Report:
 
 def machine(places: Mapping[str, Place], versions: Mapping[str, str]) -> dict[str, str]:
     """The machine and the versions of all that takes part. `versions`: those of the servers."""
-    packages: dict[str, str] = {}
-    for place in places.values():
-        packages |= place.versions
     own = {name: metadata.version(name) for name in ("pydantic", *DRIVERS)}
     return {
         "Measured": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -119,8 +129,8 @@ def machine(places: Mapping[str, Place], versions: Mapping[str, str]) -> dict[st
         "later": _commit(),
         "Its packages": _listed(own),
         "Servers": _listed(versions),
-        "Peers": _listed(packages),
-        "Import": _import_time(),
+        "Peers": "; ".join(dict.fromkeys(_listed(place.versions) for place in places.values() if place.versions)),
+        "Load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 
@@ -135,8 +145,8 @@ def _commit() -> str:
     return told.stdout.strip() or metadata.version("later-jobs")
 
 
-def _import_time() -> str:
-    """How long `import later` takes in a fresh interpreter, and which drivers it loads."""
+def import_later() -> Importing:
+    """The median of several interpreters."""
     program = (
         "import sys, time; begun = time.perf_counter(); import later; took = time.perf_counter() - begun; "
         f"print(took * 1e3, *(name for name in {DRIVERS} if name in sys.modules))"
@@ -148,4 +158,4 @@ def _import_time() -> str:
         took, *drivers = told.split()
         times.append(float(took))
         loaded |= set(drivers)
-    return f"{statistics.median(times):.0f} ms for `import later`, which loads {', '.join(loaded) or 'no'} drivers"
+    return Importing(statistics.median(times), sorted(loaded))

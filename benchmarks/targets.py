@@ -90,6 +90,22 @@ class Lowest:
         return Outcome(self.group, figure.title, "lowest of its class", measured, own.median <= best)
 
 
+@dataclass(frozen=True)
+class QuickImport:
+    """`import later` takes no longer, and loads no driver."""
+
+    milliseconds: float
+
+    def outcome(self, report: Report) -> Outcome:
+        found = report.importing
+        wanted = f"≤ {self.milliseconds:g} ms, without drivers"
+        if found is None:
+            return Outcome("all", "import later", wanted, "not measured", None)
+        measured = f"{found.milliseconds:.0f} ms, with {', '.join(found.drivers) or 'none'}"
+        met = found.milliseconds <= self.milliseconds and not found.drivers
+        return Outcome("all", "import later", wanted, measured, met)
+
+
 def _ratio(group: Group, figure: str, factor: float, of: str, of_figure: str | None = None) -> Ratio:
     return Ratio(group, figure, factor, of, of_figure or figure)
 
@@ -132,4 +148,5 @@ TARGETS: Final[tuple[Target, ...]] = (
     _ratio("sqlite", "enqueue", 0.8, "huey:sqlite"),
     _ratio("sqlite", "bulk", 5, "later:sqlite", "enqueue"),
     *_for_each(),
+    QuickImport(80),
 )

@@ -17,5 +17,6 @@ SYSTEMS: Final = (
         copies=True,
         bulk=False,
         jobs=4_000,
+        recorded=("KEYS", "arq:result:*"),
     ),
 )

@@ -16,5 +16,6 @@ SYSTEMS: Final = (
         worker=("{bin}/node", "{peers}/bullmq_worker.js"),
         copies=True,
         jobs=60_000,
+        recorded=("ZCARD", "bull:bench:completed"),
     ),
 )

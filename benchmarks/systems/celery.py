@@ -19,6 +19,7 @@ def _celery(variant: str, group: Group, guarantees: str) -> System:
         ),
         bulk=False,
         jobs=6_000,
+        recorded=("KEYS", "celery-task-meta-*"),
     )
 
 

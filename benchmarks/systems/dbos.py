@@ -17,5 +17,6 @@ SYSTEMS: Final = (
         copies=True,
         bulk=False,
         jobs=3_000,
+        recorded=("SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'",),
     ),
 )

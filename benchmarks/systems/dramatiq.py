@@ -21,6 +21,7 @@ def _dramatiq(variant: str, guarantees: str, servers: tuple[str, ...], **variabl
         variables=variables,
         bulk=False,
         jobs=20_000,
+        recorded=("DBSIZE",) if "redis" in servers else (),
     )
 
 

@@ -18,6 +18,7 @@ def _huey(group: Group, guarantees: str) -> System:
         variables={"BENCH_HUEY": group},
         bulk=False,
         jobs=20_000,
+        recorded=("HLEN", "huey.results.bench") if group == "redis" else (),
     )
 
 

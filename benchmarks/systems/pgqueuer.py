@@ -15,5 +15,6 @@ SYSTEMS: Final = (
         worker=("{python}", "-m", "benchmarks.peers.pgqueuer", "work"),
         copies=True,
         jobs=50_000,
+        recorded=("SELECT count(*) FROM pgqueuer_log WHERE status = 'successful'",),
     ),
 )

@@ -25,5 +25,6 @@ SYSTEMS: Final = (
         ),
         copies=True,
         jobs=3_000,
+        recorded=("SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'",),
     ),
 )

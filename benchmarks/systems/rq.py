@@ -16,5 +16,6 @@ SYSTEMS: Final = (
         worker=(*("{python}", "-m", "benchmarks.peers.rq", "work"),),
         copies=True,
         jobs=4_000,
+        recorded=("ZCARD", "rq:finished:bench"),
     ),
 )

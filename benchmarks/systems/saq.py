@@ -6,7 +6,7 @@ from benchmarks.installing import Pinned
 from benchmarks.systems.system import Group, System
 
 
-def _saq(group: Group, guarantees: str) -> System:
+def _saq(group: Group, guarantees: str, *recorded: str) -> System:
     return System(
         name=f"saq:{group}",
         group=group,
@@ -17,7 +17,11 @@ def _saq(group: Group, guarantees: str) -> System:
         worker=("{bin}/saq", "benchmarks.peers.saq.settings", "--workers", "{processes}"),
         bulk=False,
         jobs=5_000,
+        recorded=recorded,
     )
 
 
-SYSTEMS: Final = (_saq("redis", "; AOF everysec"), _saq("postgres", ""))
+SYSTEMS: Final = (
+    _saq("redis", "; AOF everysec", "KEYS", "saq:job:bench:*"),
+    _saq("postgres", "", "SELECT count(*) FROM saq_jobs WHERE status = 'complete'"),
+)

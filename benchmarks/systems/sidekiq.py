@@ -26,5 +26,6 @@ SYSTEMS: Final = (
         ),
         copies=True,
         jobs=60_000,
+        recorded=("GET", "stat:processed"),
     ),
 )

@@ -23,6 +23,8 @@ class System:
     bulk: it has a call to enqueue many jobs.
     processes: worker processes; less than 2 where more need another tool.
     verbs: what more its producer can do, of those in `benchmarks.producer`.
+    recorded: what to ask the server for the number of jobs that are recorded as done, see `benchmarks.recorded`; empty
+        where nothing tells.
     bare: a bare loop, of which only rates are wanted.
     """
 
@@ -39,6 +41,7 @@ class System:
     processes: int = 2
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     verbs: frozenset[str] = frozenset()
+    recorded: tuple[str, ...] = ()
     bare: bool = False
 
     def needs(self) -> tuple[str, ...]:

@@ -18,5 +18,6 @@ SYSTEMS: Final = (
         ),
         bulk=False,
         jobs=15_000,
+        recorded=("KEYS", "?" * 32),
     ),
 )

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks import page
 from benchmarks.measuring import Run
-from benchmarks.results import FIGURES, Report, Summary
+from benchmarks.results import FIGURES, Importing, Report, Summary
 from benchmarks.systems import SYSTEMS, chosen
-from benchmarks.targets import TARGETS, AtMost, Lowest, Ratio
+from benchmarks.targets import TARGETS, AtMost, Lowest, QuickImport, Ratio
 
 KNOWN = {system.name: system for system in SYSTEMS}
 
@@ -63,6 +63,16 @@ def test_limits() -> None:
     assert (lowest.met, lowest.measured) == (False, "30; bullmq: 20")
 
 
+@pytest.mark.parametrize(
+    ("found", "met"),
+    [(None, None), (Importing(80, []), True), (Importing(81, []), False), (Importing(5, ["pika"]), False)],
+)
+def test_an_import_is_to_be_quick_and_to_load_no_driver(found: Importing | None, met: bool | None) -> None:
+    report = a_report()
+    report.importing = found
+    assert QuickImport(80).outcome(report).met is met
+
+
 def test_every_target_is_of_something_that_is_measured() -> None:
     for target in TARGETS:
         if isinstance(target, Ratio):
@@ -97,12 +107,14 @@ def test_what_is_written_is_taken_literally() -> None:
 
 def test_results_are_read_as_they_were_saved(tmp_path: Path) -> None:
     report = a_report(absent={"bullmq": "no npm"})
+    report.importing = Importing(70.5, ["redis"])
     path = tmp_path / "results" / "a.jsonl"
     report.save(path)
     report.add(Run("sidekiq", 1, 100, {"drain": 1.5}, ["late"], [1.0, 2.0]), path)
     loaded = Report.load(path)
     assert loaded.runs == report.runs
     assert (loaded.machine, loaded.absent) == (report.machine, report.absent)
+    assert loaded.importing == report.importing
 
 
 def test_systems_are_chosen_by_name_or_family() -> None:
