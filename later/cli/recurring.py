@@ -134,11 +134,11 @@ def next_(*, app: str | None, what: str, tz: str | None, start: str | None, numb
     Days on which the clock changes are noted. --tz and --from go with an expression.
     """
     if " " in what.strip() or what.startswith("@"):
-        zone = tz or "UTC"
+        zone = "UTC" if tz is None else tz
         timetable = timetable_of(what, {"zone": zone})
         after = _from(start, timetable.zone.info)
         fires = foretell(timetable, after - 1, number)
-    elif tz or start:
+    elif tz is not None or start is not None:
         raise click.UsageError("--tz and --from go with a cron expression, not with an id.")
     else:
         with opened(app) as jobs:

@@ -12,9 +12,6 @@ from pydantic_core import from_json, to_json
 from later.core.errors import Corrupt, InvalidOption
 from later.core.retry import Retry
 
-HEADERS_LIMIT: Final = 8 * 1024
-"""Bytes."""
-
 _MARK: Final = b"\x1e"
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -25,7 +22,7 @@ class Letter(NamedTuple):
 
 
 def seal(payload: bytes, headers: Mapping[str, object]) -> bytes:
-    """Payload and headers as one text. The limit of the headers is the caller's to keep."""
+    """Payload and headers as one text. The caller keeps the headers small."""
     return b"".join((_MARK, to_json(headers), _MARK, payload)) if headers else payload
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from later.core.errors import InvalidOption
 
 LONGEST: Final = timedelta(days=365)
+MOST_ATTEMPTS: Final = 1_000_000
 
 
 def polynomial(attempt: int, random: Random) -> timedelta:
@@ -25,7 +26,7 @@ def polynomial(attempt: int, random: Random) -> timedelta:
 class Retry:
     """A retry policy.
 
-    attempts: handler runs in all, 1 or more; 1 means no retry.
+    attempts: handler runs in all, 1 to 1,000,000; 1 means no retry.
     delays: fixed delays after the first, second, ... failure, the last one repeats; empty: `polynomial`.
     never_on: exceptions (and their subclasses) that fail the job at once.
     only_on: when given, all other exceptions fail the job at once.
@@ -42,8 +43,9 @@ class Retry:
     per: Mapping[type[BaseException], "Retry"] = field(default_factory=dict[type[BaseException], "Retry"])
 
     def __post_init__(self) -> None:
-        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InvalidOption(f"attempts {self.attempts!r} is not a whole number of 1 or more; 1 means no retry")
+        attempts = self.attempts
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or not 1 <= attempts <= MOST_ATTEMPTS:
+            raise InvalidOption(f"attempts {attempts!r} is not a whole number from 1 to {MOST_ATTEMPTS}; 1: no retry")
         for delay in self.delays:
             if not isinstance(delay, timedelta):
                 raise InvalidOption(f"retry delay {delay!r} is not a timedelta: write timedelta(seconds=...)")

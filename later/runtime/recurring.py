@@ -193,19 +193,30 @@ class RecurringJobs:
         """Let it fire again, from now on: what passed meanwhile does not count as missed. Raises UnknownSchedule."""
         self._change(id, wishes.resume)
 
-    def trigger(self, id: str) -> str:
+    def trigger(self, id: str, *, job: str | None = None) -> str:
         """Enqueue its job now, paused or not, whatever else runs; returns the job's id. The times of the schedule stay
-        as they are. Raises UnknownSchedule."""
-        job = new_id()
-        self._change(id, lambda record, known, now: wishes.trigger(record, known, job, now))
-        return job
+        as they are. After `Unavailable` it may have been done, and another call would make another job, unless both
+        give the same `job`, an id of your own: it is made once. Raises UnknownSchedule."""
+        made = new_id() if job is None else check_name("id of a job", job)
+        self._change(id, lambda record, known, now: wishes.trigger(record, known, made, now))
+        return made
 
     def remove(self, id: str) -> None:
         """Remove it; jobs that it has made stay. One that the code declares comes back when a server starts.
 
-        Raises UnknownSchedule.
+        Raises UnknownSchedule; also when it is called again after `Unavailable`, and the first call has removed it.
         """
-        self._insist(id, lambda: _removal(self._find(id)))
+        wished = False
+
+        def change() -> Reschedule | None:
+            nonlocal wished
+            [record] = self._storage().schedules([check_name("id of a recurring job", id)])
+            if record is None and not wished:
+                raise _unknown(id)
+            wished = True
+            return None if record is None else _removal(record)
+
+        self._insist(id, change)
 
     def next_fires(self, id: str, n: int = 5) -> list[NextFire]:
         """Its next `n` times, 500 at most, as if it were not paused. Raises UnknownSchedule, and Corrupt,
@@ -228,8 +239,8 @@ class RecurringJobs:
     async def aresume(self, id: str) -> None:
         await in_thread(self.resume, id)
 
-    async def atrigger(self, id: str) -> str:
-        return await in_thread(self.trigger, id)
+    async def atrigger(self, id: str, *, job: str | None = None) -> str:
+        return await in_thread(self.trigger, id, job=job)
 
     async def aremove(self, id: str) -> None:
         await in_thread(self.remove, id)
@@ -282,7 +293,7 @@ class RecurringJobs:
     def _find(self, id: str) -> ScheduleRecord:
         [record] = self._storage().schedules([check_name("id of a recurring job", id)])
         if record is None:
-            raise UnknownSchedule(f"there is no recurring job {id}")
+            raise _unknown(id)
         return record
 
     def _change(self, id: str, wish: Callable[[ScheduleRecord, Schedule, Micros], Reschedule | None]) -> None:
@@ -367,6 +378,11 @@ def define(
 ) -> Definition:
     """Check and encode what is asked for. Raises the errors of `enqueue`, and InvalidSchedule, UnknownZone."""
     unknown = options.keys() - RecurringOptions.__annotations__.keys()
+    if "connection" in unknown:
+        raise InvalidOption(
+            f"recurring job {id} was given a connection: it cannot be stored in a transaction of yours. Leave it out, "
+            "and put the recurring job after the commit; the same call again changes nothing"
+        )
     if unknown:
         raise TypeError(f"recurring job {id} was given the unknown option {min(unknown)}")
     job = intake.new(
@@ -431,6 +447,10 @@ def _replaceable(record: ScheduleRecord) -> Schedule | None:
         return schedule_of(record)
     except (Corrupt, UnknownZone):
         return None
+
+
+def _unknown(id: str) -> UnknownSchedule:
+    return UnknownSchedule(f"there is no recurring job {id}")
 
 
 def _removal(record: ScheduleRecord) -> Reschedule:

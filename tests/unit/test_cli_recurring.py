@@ -119,6 +119,8 @@ def test_the_times_of_a_recurring_job(shop: Shop) -> None:
     [
         (("0 0 30 2 *",), 1, "never fires"),
         (("0 0 * * *", "--tz", "Berlin"), 1, "did you mean 'Europe/Berlin'"),
+        (("0 0 * * *", "--tz", ""), 1, "zone ''"),
+        (("nightly", "--tz", ""), 2, "go with a cron expression"),
         (("0 0 * * *", "--from", "soon"), 2, "is not a time like"),
         (("0 0 * * *", "-n", "501"), 2, "501"),
     ],

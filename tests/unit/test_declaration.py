@@ -215,6 +215,7 @@ def test_a_timeout_on_a_thread_says_what_to_do() -> None:
         job_type(timeout=timedelta(seconds=1))
 
 
-def test_zero_attempts() -> None:
-    with pytest.raises(InvalidOption, match="attempts 0"):
-        job_type(retry=Retry(attempts=0))
+@pytest.mark.parametrize("attempts", [0, 1_000_001])
+def test_attempts_out_of_range(attempts: int) -> None:
+    with pytest.raises(InvalidOption, match=f"attempts {attempts}"):
+        job_type(retry=Retry(attempts=attempts))

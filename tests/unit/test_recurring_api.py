@@ -24,6 +24,7 @@ from later import (
     SchemaMismatch,
     State,
     Tick,
+    Unavailable,
     UndeclaredPayload,
     UnknownSchedule,
     UnknownZone,
@@ -203,6 +204,48 @@ def test_a_trigger_runs_now_and_leaves_the_schedule_alone(jobs: BackgroundJobs[N
     assert [(run.job, run.manual) for run in shown.runs] == [(ids[1], True), (ids[0], True)]
 
 
+def losing(jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch, *, again: bool) -> None:
+    """Lose the reply of the next change; `again`: the adapter repeats the call by itself."""
+    real, lost = jobs.storage().reschedule, False
+
+    def reschedule(changes: Any) -> Any:
+        nonlocal lost
+        done = real(changes)
+        if lost:
+            return done
+        lost = True
+        if again:
+            return real(changes)
+        raise Unavailable("no answer")
+
+    monkeypatch.setattr(jobs.storage(), "reschedule", reschedule)
+
+
+def test_a_trigger_whose_reply_was_lost(jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.enqueue_recurring("nightly", Report(), every=HOUR)
+    losing(jobs, monkeypatch, again=True)
+    jobs.recurring.trigger("nightly")
+    losing(jobs, monkeypatch, again=False)
+    with pytest.raises(Unavailable):
+        jobs.recurring.trigger("nightly", job="mine")
+    assert jobs.recurring.trigger("nightly", job="mine") == "mine"
+    shown = jobs.recurring.get("nightly")
+    assert [run.job == "mine" for run in shown.runs] == [True, False]
+    assert jobs.counts().total(State.ENQUEUED) == 2
+
+
+def test_a_removal_whose_reply_was_lost(jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs.enqueue_recurring("nightly", Report(), every=HOUR)
+    losing(jobs, monkeypatch, again=True)
+    jobs.recurring.remove("nightly")
+    jobs.enqueue_recurring("nightly", Report(), every=HOUR)
+    losing(jobs, monkeypatch, again=False)
+    with pytest.raises(Unavailable):
+        jobs.recurring.remove("nightly")
+    with pytest.raises(UnknownSchedule):
+        jobs.recurring.remove("nightly")
+
+
 def test_removal_leaves_its_jobs(jobs: BackgroundJobs[None, Any], store: Clocked) -> None:
     jobs.enqueue_recurring("nightly", Report(), every=HOUR)
     id = jobs.recurring.trigger("nightly")
@@ -247,6 +290,8 @@ def test_the_next_times_with_what_the_clock_does_to_them(jobs: BackgroundJobs[No
         ("0 0 * * *", {"priority": 10}, InvalidOption),
         ("0 0 * * *", {"queue": "a b"}, InvalidName),
         ("0 0 * * *", {"colour": "red"}, TypeError),
+        ("0 0 * * *", {"connection": None}, InvalidOption),
+        ("0 0 * * *", {"end": datetime(2020, 1, 1, tzinfo=UTC)}, InvalidSchedule),
     ],
 )
 def test_what_cannot_be(

@@ -27,7 +27,7 @@ def test_missed_times(said: str, looks: str, shown: str) -> None:
     misfire, _, limit = said.replace("`", "").partition(", misfire_limit=")
     wanted = Definition("t", b"{}", "q", 0, 3, HOURLY, Misfire(misfire), int(limit or 100))
     schedule = Schedule(wanted, since=at("00:30"))
-    change = plan("app", ScheduleRecord("id", 1, at("01:00"), b""), schedule, at(looks), None)
+    change = plan("app", ScheduleRecord("id", 1, at("01:00"), b""), schedule, at(looks), [])
     dues = [unseal(job.payload).headers["recurring"][1] for job in change.jobs]
     assert dues == [at(clock) for clock in shown.split(", ") if clock != "none"]
 
@@ -47,7 +47,7 @@ def test_overlapping_runs(said: str, was: str, shown: str) -> None:
     previous = JobRecord("old", "t", "q", 0, b"", state, 1, attempt, 0, 3, 0, 0)
     wanted = Definition("t", b"{}", "q", 0, 3, HOURLY, overlap=Overlap(said.replace("`", "")))
     schedule = Schedule(wanted, since=at("01:00"), runs=(Run(at("01:00"), "old"),))
-    change = plan("app", ScheduleRecord("id", 1, at("02:00"), b""), schedule, at("02:00"), previous)
+    change = plan("app", ScheduleRecord("id", 1, at("02:00"), b""), schedule, at("02:00"), [previous])
     happens = "another job" if change.jobs else "no job"
     if any(job.parent == "old" for job in change.jobs):
         happens = "a job that waits for it"

@@ -30,7 +30,7 @@ def stored(schedule: Schedule, next_at: Micros | None = None, version: int = 4) 
 
 
 def planned(schedule: Schedule, now: Micros, previous: JobRecord | None = None) -> tuple[Reschedule, Schedule]:
-    change = plan("app", stored(schedule), schedule, now, previous)
+    change = plan("app", stored(schedule), schedule, now, [] if previous is None else [previous])
     assert change.body is not None
     assert (change.id, change.version) == ("nightly", 4)
     return change, schedule_of(ScheduleRecord("nightly", 5, change.next_at, change.body))
@@ -63,7 +63,7 @@ def test_whoever_plans_the_same_time_makes_the_same_job() -> None:
     schedule = Schedule(definition(), since=START)
     jobs = {planned(schedule, START + HOUR + late)[0].jobs for late in (0, 1, SECOND, HOUR - 1)}
     assert len(jobs) == 1
-    elsewhere = plan("other", stored(schedule), schedule, START + HOUR, None).jobs
+    elsewhere = plan("other", stored(schedule), schedule, START + HOUR, []).jobs
     later = planned(schedule, START + 2 * HOUR)[0].jobs
     assert len({job.id for job in (*next(iter(jobs)), *elsewhere, *later)}) == 3
 
@@ -212,6 +212,16 @@ def test_overlapping_jobs(
         assert after.note == f"one time made no job: overlap is {overlap}, and job old was {state}"
 
 
+def test_every_job_that_has_not_ended_is_cancelled() -> None:
+    states = {"a": State.PROCESSING, "b": State.SUCCEEDED, "c": State.ENQUEUED, "d": State.PROCESSING, "e": None}
+    runs = tuple(Run(START + n, name, manual=name == "d") for n, name in enumerate(states))
+    record = stored(Schedule(definition(overlap=Overlap.CANCEL_PREVIOUS), since=START, runs=runs), START + HOUR)
+    assert awaited([record]) == list(states)
+    jobs = {name: replace(previous(state, 1), id=name) for name, state in states.items() if state is not None}
+    [change] = plan_all("app", [record], START + HOUR, jobs, 100).changes
+    assert [(move.id, move.cause) for move in change.moves] == [(name, Cause.DELETE) for name in "acd"]
+
+
 @pytest.mark.parametrize(
     ("overlap", "state", "made", "parents"),
     [
@@ -350,12 +360,62 @@ def test_what_passes_during_a_pause_is_not_made_up_for() -> None:
 def test_a_trigger_makes_a_job_and_moves_nothing() -> None:
     schedule = Schedule(definition(), since=START, paused=True)
     change = trigger(stored(schedule, next_at=77), schedule, "job", START + 5)
+    assert change is not None
     [job] = change.jobs
     assert change.body is not None
     assert (job.id, job.run_at, unseal(job.payload).headers) == ("job", None, {"recurring": ["nightly", START + 5]})
     assert change.next_at == 77
     after = schedule_of(ScheduleRecord("nightly", 5, 77, change.body))
     assert after == replace(schedule, runs=(Run(START + 5, "job", manual=True),))
+    assert trigger(ScheduleRecord("nightly", 5, 77, change.body), after, "job", START + 6) is None
+
+
+def moment(hours: int) -> datetime:
+    return datetime.fromtimestamp(START // SECOND, UTC) + timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        replace(HOURLY, end=moment(5)),
+        replace(HOURLY, end=moment(-9)),
+        replace(HOURLY, start=moment(3) + timedelta(minutes=1), end=moment(3) + timedelta(minutes=59)),
+        Timetable(Cron("0 0 29 2 *"), start=moment(0), end=moment(24)),
+        Timetable(Every(timedelta(hours=9), anchor=moment(0)), start=moment(1), end=moment(9)),
+        Timetable(Cron("0 0 1 1 *"), start=datetime(2255, 2, 1, tzinfo=UTC)),
+    ],
+)
+def test_times_of_which_none_is_left_are_refused(times: Timetable) -> None:
+    now = START + 5 * HOUR
+    with pytest.raises(InvalidSchedule, match=r"^recurring job nightly never fires: "):
+        put("nightly", None, None, definition(timetable=times), now)
+    known = Schedule(definition(), since=START, paused=True)
+    with pytest.raises(InvalidSchedule):
+        put("nightly", stored(known), known, definition(timetable=times), now)
+    ended = Schedule(definition(timetable=times), since=START)
+    assert put("nightly", stored(ended), ended, definition(timetable=times, queue="other"), now) is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "paused", "runs"),
+    [
+        (b"garbage", False, ()),
+        (b"", False, ()),
+        (seal(b"", {"paused": True}), True, ()),
+        (seal(b"", {"paused": "yes", "runs": [[1, "job", False]]}), False, (Run(1, "job"),)),
+        (seal(b"", {"paused": True, "runs": [[1, "job", False], [2, 3, False]]}), True, ()),
+        (seal(b"", {"paused": True, "runs": [[1, "job", True]]}), True, (Run(1, "job", manual=True),)),
+    ],
+)
+def test_putting_over_something_unreadable_keeps_what_can_be_told(
+    body: bytes, paused: bool, runs: tuple[Run, ...]
+) -> None:
+    change = put("nightly", ScheduleRecord("nightly", 4, 0, body), None, definition(), START)
+    assert change is not None
+    assert change.body is not None
+    assert (change.version, change.next_at) == (4, None if paused else START + HOUR)
+    after = schedule_of(ScheduleRecord("nightly", 5, change.next_at, change.body))
+    assert after == Schedule(definition(), since=START, paused=paused, runs=runs)
 
 
 # --- the stored form

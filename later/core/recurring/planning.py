@@ -1,6 +1,6 @@
 """What becomes of a schedule that is due: which jobs it makes, which it cancels, and when it is looked at next."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -48,8 +48,7 @@ def awaited(records: Iterable[ScheduleRecord]) -> list[str]:
             schedule = schedule_of(record)
         except LaterError:
             continue  # `plan_all` tells
-        if schedule.runs and schedule.definition.overlap is not Overlap.ALLOW:
-            jobs += (run.job for run in _latest(schedule))
+        jobs += (run.job for run in _watched(schedule))
     return jobs
 
 
@@ -68,16 +67,17 @@ def plan_all(
         except LaterError as error:
             unreadable[record.id] = str(error)
             continue
-        latest = [jobs[run.job] for run in _latest(schedule) if run.job in jobs]
-        previous = next((job for job in reversed(latest) if not job.state.ended), None)
+        previous = [jobs[run.job] for run in _watched(schedule) if run.job in jobs]
         change = plan(app, record, schedule, now, previous)
         made += len(change.jobs)
         changes.append(change)
     return Plans(tuple(changes), unreadable, more=False)
 
 
-def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, previous: JobRecord | None) -> Reschedule:
-    """What to do at the storage's time `now`. `previous`: the last job that has not ended, None when there is none.
+def plan(
+    app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, previous: Sequence[JobRecord]
+) -> Reschedule:
+    """What to do at the storage's time `now`. `previous`: the jobs of the runs that count, oldest first.
 
     Makes at most `BATCH` jobs; the change is due at once then, as long as times are left.
     """
@@ -85,15 +85,16 @@ def plan(app: str, record: ScheduleRecord, schedule: Schedule, now: Micros, prev
         return Reschedule(record.id, record.version, None, record.body)
     wanted = schedule.definition
     missed = _missed(wanted, schedule.since, now)
-    busy = previous if previous is not None and not previous.state.ended else None
+    unended = [job for job in previous if not job.state.ended]
+    busy = unended[-1] if unended else None
     times = _fired(wanted.overlap, missed, busy)
     since = times[-1] if wanted.overlap is Overlap.ALLOW and len(times) < len(missed) else max(now, schedule.since)
 
     jobs = [_tick_job(app, record.id, wanted, due) for due in times]
     if wanted.overlap is Overlap.QUEUE_ONE and jobs and (busy is not None or len(jobs) > 1):
         jobs[-1] = jobs[-1]._replace(parent=jobs[0].id if busy is None else busy.id, on=On.FINISHED)
-    cancels = wanted.overlap is Overlap.CANCEL_PREVIOUS and jobs and busy is not None
-    moves = (Change(busy.id, Cause.DELETE, f"recurring job {record.id} fired again"),) if cancels and busy else ()
+    cancelled = unended if wanted.overlap is Overlap.CANCEL_PREVIOUS and jobs else []
+    moves = tuple(Change(job.id, Cause.DELETE, f"recurring job {record.id} fired again") for job in cancelled)
 
     made = tuple(Run(due, job.id) for due, job in zip(times, jobs, strict=True))
     after = replace(schedule, since=since, runs=added(schedule.runs, *made))
@@ -122,9 +123,17 @@ def added(runs: tuple[Run, ...], *new: Run) -> tuple[Run, ...]:
     return (*runs, *new)[-RUNS:]
 
 
-def _latest(schedule: Schedule) -> tuple[Run, ...]:
-    """The run of the last time and those that were asked for since: one of these that has ended does not tell that the
-    job of the time has."""
+def _watched(schedule: Schedule) -> tuple[Run, ...]:
+    """The runs whose jobs decide what becomes of the next time. To cancel, all that are remembered. Else the run of the
+    last time and those that were asked for since: one of these that has ended does not tell that the job of the time
+    has."""
+    match schedule.definition.overlap:
+        case Overlap.ALLOW:
+            return ()
+        case Overlap.CANCEL_PREVIOUS:
+            return schedule.runs
+        case Overlap.SKIP | Overlap.QUEUE_ONE:
+            pass
     times = [number for number, run in enumerate(schedule.runs) if not run.manual]
     return schedule.runs[times[-1] if times else 0 :]
 

@@ -49,7 +49,7 @@ class Overlap(StrEnum):
     QUEUE_ONE = "queue_one"
     """A job that waits until the other has ended, unless one waits already."""
     CANCEL_PREVIOUS = "cancel_previous"
-    """A job, and the other is deleted or, when it runs, asked to stop."""
+    """A job, and those of the last ten runs that have not ended are deleted or, when they run, asked to stop."""
 
 
 class Origin(StrEnum):
@@ -204,6 +204,19 @@ def schedule_of(record: ScheduleRecord) -> Schedule:
         raise Corrupt(
             f"recurring job {record.id} is not stored as `later` stores one: put it anew, or remove it"
         ) from None
+
+
+def remains_of(record: ScheduleRecord) -> tuple[bool, tuple[Run, ...]]:
+    """Whether one that cannot be read is paused, and its runs, as far as these can be told."""
+    try:
+        stored, _ = unseal(record.body)
+    except Corrupt:
+        return False, ()
+    try:
+        runs = tuple(_run(*run) for run in stored["runs"])[-RUNS:]
+    except (LookupError, TypeError, ValueError):
+        runs = ()
+    return stored.get("paused") is True, runs
 
 
 def _run(due: object, job: object, manual: object) -> Run:
