@@ -6,7 +6,7 @@ language) inside one atomic step, so that every move is a compare-and-set.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final, NamedTuple
 
@@ -218,7 +218,7 @@ def advance(job: JobRecord, change: Change, now: Micros, *, outbox: bool) -> Ste
         if rule.of_claim:
             return Step(Verdict.FENCED)
         if cause is Cause.DELETE and job.state is State.PROCESSING:
-            return Step(Verdict.REQUESTED, None if job.cancel_requested else replace(job, cancel_requested=True))
+            return Step(Verdict.REQUESTED, None if job.cancel_requested else job._replace(cancel_requested=True))
         return Step(Verdict.REFUSED)
     if to is not rule.to:
         reason = cancel_reason(reason)
@@ -239,8 +239,7 @@ def _enter(job: JobRecord, to: State, rule: Rule, change: Change, reason: str, n
         deferred_at = None
     enqueued = to is State.ENQUEUED
     keep = KEEP.get(to) if change.keep is None or not to.ended else change.keep
-    moved = replace(
-        job,
+    moved = job._replace(
         state=to,
         state_at=now,
         epoch=job.epoch + enqueued,
@@ -312,8 +311,7 @@ def claim(job: JobRecord, epoch: int, by: Claimant, now: Micros) -> Step:
         return Step(Verdict.REPEATED, job)
     if job.state is not State.ENQUEUED:
         return Step(Verdict.FENCED)
-    claimed = replace(
-        job,
+    claimed = job._replace(
         state=State.PROCESSING,
         state_at=now,
         attempt=job.attempt + 1,

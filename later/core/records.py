@@ -114,8 +114,7 @@ class Joined(NamedTuple):
     """True: the connection commits by itself, so the jobs are there already."""
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorInfo:
+class ErrorInfo(NamedTuple):
     """An exception as data; it is never turned back into an exception."""
 
     type: str
@@ -123,8 +122,7 @@ class ErrorInfo:
     traceback: str
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(NamedTuple):
     """One state that a job entered."""
 
     state: State
@@ -136,8 +134,7 @@ class HistoryEntry:
     error: ErrorInfo | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JobRecord:
+class JobRecord(NamedTuple):
     """A job as the storage holds it."""
 
     id: str

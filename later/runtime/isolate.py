@@ -5,7 +5,6 @@ The child judges the end itself, since the retry policy looks at the exception.
 """
 
 import asyncio
-import dataclasses
 import json
 import os
 import signal
@@ -214,7 +213,7 @@ def _send_change(connection: Connection, change: Change) -> None:
         "reason": change.reason,
         "delay": change.delay,
         "keep": change.keep,
-        "error": None if change.error is None else dataclasses.asdict(change.error),
+        "error": None if change.error is None else change.error._asdict(),
         "result": change.result is not None,
     }
     connection.send_bytes(json.dumps(head).encode())

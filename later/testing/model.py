@@ -313,7 +313,7 @@ class ModelStorage(Storage):
             for at, job_id in self._timed(lambda job: job.publish_by)[:limit]:
                 job = self._world.jobs[job_id].job
                 if at <= self._now():
-                    self._keep(replace(job, publish_by=self._now() + again_in))
+                    self._keep(job._replace(publish_by=self._now() + again_in))
                     refs.append(lifecycle.ref_of(job))
             return refs
 
@@ -323,7 +323,7 @@ class ModelStorage(Storage):
             for ref in refs:
                 job = self._load(ref.id)
                 if job is not None and _enqueued(job) and job.epoch == ref.epoch:
-                    self._keep(replace(job, publish_by=None))
+                    self._keep(job._replace(publish_by=None))
 
     @override
     def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
@@ -335,7 +335,7 @@ class ModelStorage(Storage):
             for key in keys:
                 job = self._world.jobs[key.id].job
                 if job.queue in queues and job.publish_by is None:
-                    self._keep(replace(job, publish_by=job.state_at))
+                    self._keep(job._replace(publish_by=job.state_at))
             return encode_cursor(keys[-1]) if len(keys) == limit else None
 
     @override
@@ -404,7 +404,7 @@ class ModelStorage(Storage):
                 and (after is None or (job.state_at, job.id) < after)
             ]
         jobs.sort(key=lambda job: (job.state_at, job.id), reverse=True)
-        page = [replace(job, payload=b"", result=None) for job in jobs[: query.limit]]
+        page = [job._replace(payload=b"", result=None) for job in jobs[: query.limit]]
         more = len(jobs) > query.limit
         return Page(tuple(page), f"{page[-1].state_at}:{page[-1].id}" if more else None)
 

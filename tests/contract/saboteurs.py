@@ -133,7 +133,7 @@ class SecondRelease(Saboteur):
         if applied.state is State.SUCCEEDED:
             for child in self._children(change.id):
                 if child.state in {State.ENQUEUED, State.DELETED}:
-                    self._keep(replace(child, state=State.ENQUEUED, epoch=child.epoch + 1))
+                    self._keep(child._replace(state=State.ENQUEUED, epoch=child.epoch + 1))
         return applied
 
 
@@ -262,7 +262,7 @@ class CrowdAroundASuspect(Saboteur):
     @override
     def _next(self, queues: Sequence[str]) -> JobRecord | None:
         job = super()._next(queues)
-        return job and replace(job, crashes=0)
+        return job and job._replace(crashes=0)
 
 
 class RescueWithoutRecheck(Saboteur):
@@ -306,11 +306,11 @@ class UnregisteredClaimsAreStranded(Saboteur):
             stranded = {k.job.server or "" for k in self._world.jobs.values()} - self._world.servers.keys()
             for server in stranded:
                 for job in self._held_by(server):
-                    self._keep(replace(job, state=State.AWAITING))
+                    self._keep(job._replace(state=State.AWAITING))
             rescued = super().rescue(limit, dead)
             for kept in self._world.jobs.values():
                 if kept.job.state is State.AWAITING and kept.job.server in stranded:
-                    kept.job = replace(kept.job, state=State.PROCESSING)
+                    kept.job = kept.job._replace(state=State.PROCESSING)
             return rescued
 
 
@@ -483,7 +483,7 @@ class TwoStepPublish(Saboteur):
             for at, job_id in due[:limit]:
                 job = self._world.jobs[job_id].job
                 if at is not None and at <= self._now():
-                    self._keep(replace(job, publish_by=self._now() + again_in))
+                    self._keep(job._replace(publish_by=self._now() + again_in))
                     refs.append(Ref(job.id, job.epoch, job.queue, job.priority))
             return refs
 
@@ -555,7 +555,7 @@ class CancelForgotten(Saboteur):
     def _apply(self, change: Change) -> Applied:
         job = self._load(change.id)
         if job is not None and job.cancel_requested and change.cause is not Cause.DELETE:
-            self._keep(replace(job, cancel_requested=False))
+            self._keep(job._replace(cancel_requested=False))
         return super()._apply(change)
 
 
@@ -591,7 +591,7 @@ class Immortal(Saboteur):
     def _apply(self, change: Change) -> Applied:
         job = self._load(change.id)
         if job is not None and change.cause is Cause.CRASH:
-            self._keep(replace(job, crashes=-1))
+            self._keep(job._replace(crashes=-1))
         return super()._apply(change)
 
 
@@ -601,7 +601,7 @@ class EpochUsedAgain(Saboteur):
     @override
     def _keep(self, job: JobRecord, entry: HistoryEntry | None = None) -> None:
         again = job.state is State.ENQUEUED and job.epoch > 1
-        super()._keep(replace(job, epoch=job.epoch - 1) if again else job, entry)
+        super()._keep(job._replace(epoch=job.epoch - 1) if again else job, entry)
 
 
 class EarlyPromotion(Saboteur):
@@ -612,7 +612,7 @@ class EarlyPromotion(Saboteur):
         with self._lock:
             for kept in self._world.jobs.values():
                 if kept.job.run_at is not None:
-                    kept.job = replace(kept.job, run_at=kept.job.run_at - 1)
+                    kept.job = kept.job._replace(run_at=kept.job.run_at - 1)
             return super().promote(limit)
 
 
@@ -699,7 +699,7 @@ class ClaimedIsPublished(Saboteur):
         before = self._load(job_id)
         claim = super()._claim(job_id, epoch, by)
         if claim is not None and before is not None:
-            self._keep(replace(self._world.jobs[job_id].job, publish_by=before.publish_by))
+            self._keep(self._world.jobs[job_id].job._replace(publish_by=before.publish_by))
         return claim
 
 

@@ -103,7 +103,7 @@ def state_check(patch: Patch) -> None:
     """A report counts only while the job is Processing."""
     _change_advance(
         patch,
-        lambda job, change: (replace(job, state=State.PROCESSING) if RULES[change.cause].of_claim else job, change),
+        lambda job, change: (job._replace(state=State.PROCESSING) if RULES[change.cause].of_claim else job, change),
     )
 
 
@@ -113,8 +113,8 @@ def crash_budget(patch: Patch) -> None:
     advance = lifecycle.advance
 
     def broken(job: JobRecord, change: Change, now: Micros, *, outbox: bool) -> Step:
-        step = advance(replace(job, max_crashes=1_000_000), change, now, outbox=outbox)
-        return step if step.job is None else step._replace(job=replace(step.job, max_crashes=job.max_crashes))
+        step = advance(job._replace(max_crashes=1_000_000), change, now, outbox=outbox)
+        return step if step.job is None else step._replace(job=step.job._replace(max_crashes=job.max_crashes))
 
     patch.setattr(lifecycle, "advance", broken)
 
@@ -122,7 +122,7 @@ def crash_budget(patch: Patch) -> None:
 @guard("a cancelled job goes on")
 def cancel_is_kept(patch: Patch) -> None:
     """A running job whose cancel was asked for does not run again."""
-    _change_advance(patch, lambda job, change: (replace(job, cancel_requested=False), change))
+    _change_advance(patch, lambda job, change: (job._replace(cancel_requested=False), change))
 
 
 @guard("was given")
@@ -145,7 +145,7 @@ def epoch_rises(patch: Patch) -> None:
 
     def broken(job: JobRecord, change: Change, now: Micros, *, outbox: bool) -> Step:
         step = advance(job, change, now, outbox=outbox)
-        return step if step.job is None else step._replace(job=replace(step.job, epoch=job.epoch))
+        return step if step.job is None else step._replace(job=step.job._replace(epoch=job.epoch))
 
     patch.setattr(lifecycle, "advance", broken)
 
@@ -215,7 +215,7 @@ def suspects_alone(patch: Patch) -> None:
 
     def broken(self: ModelStorage, queues: Sequence[str]) -> JobRecord | None:
         job = following(self, queues)
-        return None if job is None else replace(job, crashes=0)
+        return None if job is None else job._replace(crashes=0)
 
     patch.setattr(ModelStorage, "_next", broken)
 

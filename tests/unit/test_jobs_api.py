@@ -103,7 +103,7 @@ def test_reprs_hold_no_payload_result_or_error(jobs: BackgroundJobs[None, Any]) 
 def test_stored_data_that_is_no_json(jobs: BackgroundJobs[None, Any]) -> None:
     details = jobs.storage().get([succeeded(jobs)])[0]
     assert details is not None
-    view = job_view(JobDetails(replace(details.job, payload=b"{hunter2", result=b"{hunter2"), ()))
+    view = job_view(JobDetails(details.job._replace(payload=b"{hunter2", result=b"{hunter2"), ()))
     for name in ("payload", "result"):
         with pytest.raises(Corrupt) as caught:
             getattr(view, name)

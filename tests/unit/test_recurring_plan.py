@@ -528,7 +528,7 @@ def test_a_run_by_hand_does_not_hide_the_job_of_the_time(long: State | None, by_
     record = stored(Schedule(definition(overlap=Overlap.SKIP), since=START, runs=runs), START + HOUR)
     assert awaited([record]) == ["long", "by hand"]
     states = {"long": long, "by hand": by_hand}
-    jobs = {name: replace(previous(state, 1), id=name) for name, state in states.items() if state is not None}
+    jobs = {name: previous(state, 1)._replace(id=name) for name, state in states.items() if state is not None}
     [change] = plan_all("app", [record], START + HOUR, jobs, 100).changes
     assert len(change.jobs) == made
 

@@ -1,7 +1,7 @@
 """Jobs in this process's memory: for tests, and for work that may be lost with the process."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import nlargest, nsmallest
 from threading import Condition
 
@@ -235,7 +235,7 @@ class MemoryStorage(Storage):
                 if job is None or job.publish_by is None or job.publish_by > now:
                     break
                 refs.append(lifecycle.ref_of(job))
-                self._table.save(job, replace(job, publish_by=now + again_in), None)
+                self._table.save(job, job._replace(publish_by=now + again_in), None)
             return refs
 
     @override
@@ -244,7 +244,7 @@ class MemoryStorage(Storage):
             for ref in refs:
                 job = self._table.load(ref.id)
                 if job is not None and job.state is State.ENQUEUED and job.epoch == ref.epoch:
-                    self._table.save(job, replace(job, publish_by=None), None)
+                    self._table.save(job, job._replace(publish_by=None), None)
 
     @override
     def unpublish(self, queues: Sequence[str], waiting: Micros, limit: int, after: str | None = None) -> str | None:
@@ -255,7 +255,7 @@ class MemoryStorage(Storage):
             page = nsmallest(limit, (job for job in jobs if page_key(job) > first), key=page_key)
             for job in page:
                 if job.queue in queues and job.publish_by is None:
-                    self._table.save(job, replace(job, publish_by=job.state_at), None)
+                    self._table.save(job, job._replace(publish_by=job.state_at), None)
             return encode_cursor(page_key(page[-1])) if len(page) == limit else None
 
     @override
@@ -299,7 +299,7 @@ class MemoryStorage(Storage):
                 and (after is None or page_key(job) < after)
             )
             found = nlargest(query.limit + 1, matching, key=page_key)
-        page = tuple(replace(job, payload=b"", result=None) for job in found[: query.limit])
+        page = tuple(job._replace(payload=b"", result=None) for job in found[: query.limit])
         more = len(found) > query.limit
         return Page(page, encode_cursor(page_key(page[-1])) if more else None)
 

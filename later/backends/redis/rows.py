@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from later.backends.redis.tables import FIELDS, LETTERS
@@ -176,7 +175,7 @@ def _read_history(job: JobRecord, record: bytes, stored: dict[bytes, bytes]) -> 
         return tuple(beginning if number == 1 and entry is None else _read_entry(entry) for number, entry in found)
     now = HistoryEntry(job.state, job.state_at, job.reason, job.attempt, job.server, job.worker)
     if job.state is State.SUCCEEDED:
-        return beginning, replace(now, state=State.PROCESSING, at=int(claimed_at)), now
+        return beginning, now._replace(state=State.PROCESSING, at=int(claimed_at)), now
     return (beginning, now) if job.state is State.PROCESSING else (now,)
 
 

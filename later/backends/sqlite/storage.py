@@ -3,7 +3,6 @@
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from sqlite3 import Connection
 from typing import Any, NamedTuple
 
@@ -319,7 +318,7 @@ class SQLiteStorage(Storage):
             rows = view.jobs()
             jobs = rows.select("unpublished", now=view.now, limit=limit)
             for job in jobs:
-                rows.save(job, replace(job, publish_by=view.now + again_in), None)
+                rows.save(job, job._replace(publish_by=view.now + again_in), None)
             rows.flush()
             return [lifecycle.ref_of(job) for job in jobs]
 
@@ -339,7 +338,7 @@ class SQLiteStorage(Storage):
             page = rows.select("waiting", until=view.now - waiting, at=first.state_at, id=first.id, limit=limit)
             for job in page:
                 if job.queue in queues and job.publish_by is None:
-                    rows.save(job, replace(job, publish_by=job.state_at), None)
+                    rows.save(job, job._replace(publish_by=job.state_at), None)
             rows.flush()
             return encode_cursor(page_key(page[-1])) if len(page) == limit else None
 

@@ -71,7 +71,7 @@ class FindContract(StorageFixtures):
         bench.add(new_job("job", payload=b"secret"), new_job("child", parent="job"))
         bench.move(report(bench.claim("job", bench.serve()), Cause.SUCCEED, "fine", result=b"42"))
         [listed] = bench.storage.find(JobQuery(states=frozenset({State.SUCCEEDED}))).jobs
-        assert listed == replace(bench.job("job"), payload=b"", result=None)
+        assert listed == bench.job("job")._replace(payload=b"", result=None)
         assert bench.job("job").result == b"42"
 
     def test_all_conditions_hold_together(self, bench: Bench) -> None:
