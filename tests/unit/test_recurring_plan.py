@@ -217,7 +217,7 @@ def test_every_job_that_has_not_ended_is_cancelled() -> None:
     runs = tuple(Run(START + n, name, manual=name == "d") for n, name in enumerate(states))
     record = stored(Schedule(definition(overlap=Overlap.CANCEL_PREVIOUS), since=START, runs=runs), START + HOUR)
     assert awaited([record]) == list(states)
-    jobs = {name: replace(previous(state, 1), id=name) for name, state in states.items() if state is not None}
+    jobs = {name: previous(state, 1)._replace(id=name) for name, state in states.items() if state is not None}
     [change] = plan_all("app", [record], START + HOUR, jobs, 100).changes
     assert [(move.id, move.cause) for move in change.moves] == [(name, Cause.DELETE) for name in "acd"]
 
