@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from later.backends.memory import Memory
 from later.backends.memory.storage import MemoryStorage
 from later.core.clock import wall_clock
-from later.core.engine.keeper import LIMIT, TICKS
+from later.core.engine.keeper import LIMIT
 from later.core.errors import UndeclaredPayload
 from later.core.ports import StorageOptions
 from later.core.records import SECOND, Claimant, JobQuery, ServerInfo
@@ -21,6 +21,7 @@ from later.core.recurring.planning import awaited, plan_all
 from later.core.timetables.timetable import micros
 from later.runtime.handling import Handling, Stop
 from later.runtime.jobs import BackgroundJobs
+from later.runtime.log import log
 from later.runtime.ticks import to_datetime
 from later.testing.clock import VirtualClock
 
@@ -38,6 +39,7 @@ class VirtualStorage:
         """now: what the clock shows at first; the real time when left out."""
         self.clock = VirtualClock(wall_clock() if now is None else micros(now))
         self._memory = Memory()
+        self._unreadable: dict[str, str] = {}
 
     @property
     def now(self) -> datetime:
@@ -57,7 +59,7 @@ class VirtualStorage:
         storage.register(ServerInfo(_BY.server, None, "test", 0, None), _LEASE)
         handling, ends, ran = Handling(jobs, Random(0)), self.clock() + span // _MICROSECOND, list[str]()
         while True:
-            next_in = _upkeep(jobs)
+            next_in = self._upkeep(jobs)
             claims = storage.exchange(_BY, queues=sorted(jobs.counts().by_queue), limit=1).next
             for claim in claims:
                 if len(ran) >= most:
@@ -89,25 +91,27 @@ class VirtualStorage:
         payloads = [job_type.decode(job.payload) for job in found]
         return [payload for payload in payloads if isinstance(payload, kind)]
 
+    def _upkeep(self, jobs: BackgroundJobs[Any, Any]) -> int | None:
+        """What the keeper of a server does at this moment; how long until there is more to do."""
+        storage = jobs.storage()
+        due = storage.due(len(storage.schedules()))  # those that cannot be read stay due, before the others
+        known = {found.job.id: found.job for found in storage.get(awaited(due.schedules)) if found is not None}
+        plans = plan_all(jobs.name, due.schedules, due.now, known, LIMIT)
+        for schedule in plans.unreadable.keys() - self._unreadable.keys():
+            log.error("recurring job %s is due and stays so: %s", schedule, plans.unreadable[schedule])
+        self._unreadable = plans.unreadable
+        storage.reschedule(plans.changes)
+        promoted = storage.promote(LIMIT)
+        if plans.changes:
+            return 0
+        times = [span for span in (due.next_due_in, promoted.next_due_in) if span is not None]
+        return max(0, min(times)) if times else None
+
 
 @pytest.fixture
 def virtual_storage() -> VirtualStorage:
     """A `VirtualStorage` for one test. `from later.testing import virtual_storage` in a conftest.py makes it known."""
     return VirtualStorage()
-
-
-def _upkeep(jobs: BackgroundJobs[Any, Any]) -> int | None:
-    """What the keeper of a server does at this moment; how long until there is more to do."""
-    storage = jobs.storage()
-    due = storage.due(TICKS)
-    known = {found.job.id: found.job for found in storage.get(awaited(due.schedules)) if found is not None}
-    plans = plan_all(jobs.name, due.schedules, due.now, known, LIMIT)
-    storage.reschedule(plans.changes)
-    promoted = storage.promote(LIMIT)
-    if plans.changes:
-        return 0
-    times = [span for span in (due.next_due_in, promoted.next_due_in) if span is not None]
-    return max(0, min(times)) if times else None
 
 
 def _run_async(handler: Coroutine[Any, Any, object]) -> object:

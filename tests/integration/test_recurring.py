@@ -1,11 +1,13 @@
 """Recurring jobs with servers that run, on real clocks."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -24,12 +26,27 @@ class Jobs:
     work: Work
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> StorageBackend:
-    return Memory() if request.param == "memory" else SQLite(tmp_path / "jobs.sqlite3")
+Build: TypeAlias = Callable[[], JobsBuilder[None, Any]]
 
 
-def test_several_servers_make_one_job_for_each_time(storage: StorageBackend) -> None:
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres", "postgres by rabbitmq"])
+def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
+    """Begins apps of one store."""
+    keeps, _, carries = str(request.param).partition(" by ")
+    storage: StorageBackend | str = Memory()
+    name, broker = "app", None
+    if keeps == "sqlite":
+        storage = SQLite(tmp_path / "jobs.sqlite3")
+    elif keeps != "memory":
+        storage = request.getfixturevalue(f"{keeps}_url")
+        name = request.getfixturevalue(f"{keeps}_prefix") + name
+    if carries:
+        broker = request.getfixturevalue(f"{carries}_url")
+        name = request.getfixturevalue(f"{carries}_prefix") + name
+    return lambda: JobsBuilder(None, name, storage=storage, broker=broker, jobs=Jobs)
+
+
+def test_several_servers_make_one_job_for_each_time(build: Build) -> None:
     """Declared in the code of all of them, and looked after by all of them."""
     seen: Counter[datetime] = Counter()
     late: list[timedelta] = []
@@ -43,11 +60,7 @@ def test_several_servers_make_one_job_for_each_time(storage: StorageBackend) -> 
             late.append(jobs.get(ctx.job_id).created_at - tick.due)
 
     made = [
-        JobsBuilder(None, "app", storage=storage, jobs=Jobs)
-        .with_handler(Work, handle)
-        .with_recurring("tick", Work(n=3), every=SECONDLY)
-        .build()
-        for _ in range(3)
+        build().with_handler(Work, handle).with_recurring("tick", Work(n=3), every=SECONDLY).build() for _ in range(3)
     ]
     jobs = made[0]
     with ExitStack() as servers:
@@ -65,11 +78,10 @@ def test_several_servers_make_one_job_for_each_time(storage: StorageBackend) -> 
         each.close()
 
 
-def test_a_server_that_starts_makes_up_for_what_was_missed(storage: StorageBackend) -> None:
+def test_a_server_that_starts_makes_up_for_what_was_missed(build: Build) -> None:
     def handle(ctx: JobContext[None], payload: Work) -> None: ...
 
-    builder = JobsBuilder(None, "app", storage=storage, jobs=Jobs).with_handler(Work, handle)
-    jobs = builder.build()
+    jobs = build().with_handler(Work, handle).build()
     jobs.enqueue_recurring("tick", Work(), every=SECONDLY, misfire="all", end=None)
     first = jobs.recurring.get("tick").next_at
     assert first is not None

@@ -6,6 +6,8 @@ import pytest
 from pydantic import BaseModel
 
 from later import JobContext, Retry, RetryAfter, Snooze, State, UndeclaredPayload
+from later.core.engine.keeper import TICKS
+from later.core.lifecycle import Reschedule
 from later.testing import VirtualStorage, virtual_storage
 from tests.support.jobs import Work, jobs_of, work
 
@@ -71,6 +73,19 @@ def test_a_recurring_job_has_its_own_attempts() -> None:
     [first, again] = store.run(jobs, HOUR + timedelta(seconds=2))
     assert first == again
     assert (jobs.get(first).state, jobs.get(first).attempt) == (State.FAILED, 2)
+
+
+def test_more_recurring_jobs_than_a_server_looks_at_and_as_many_that_cannot_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = VirtualStorage(START)
+    jobs = jobs_of(work(lambda ctx, payload: None), storage=store)
+    jobs.storage().reschedule([Reschedule(f"bad-{n}", 0, 0, b"?") for n in range(TICKS + 20)])
+    for n in range(TICKS + 20):
+        jobs.enqueue_recurring(f"good-{n}", Work(n=n), every=HOUR)
+    assert len(store.run(jobs, HOUR * 2.5)) == 2 * (TICKS + 20)
+    told = [record for record in caplog.records if "is due and stays so" in record.getMessage()]
+    assert len(told) == TICKS + 20
 
 
 def test_it_begins_now(virtual_storage: VirtualStorage) -> None:
