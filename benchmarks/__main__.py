@@ -10,6 +10,7 @@ from benchmarks import servers
 from benchmarks.installing import FOLDER, ROOT, InstallError, Place, made
 from benchmarks.measuring import Effort, Run, measure
 from benchmarks.page import draw, write
+from benchmarks.processes import end_tidily
 from benchmarks.results import FIGURES, Report, import_later, machine
 from benchmarks.systems import SYSTEMS, chosen
 from benchmarks.systems.system import System
@@ -19,6 +20,7 @@ _SHOWN: Final = ("enqueue", "bulk", "drain", "cpu", "idle_cpu", "latency_p50", "
 
 def main() -> int:
     options = _options()
+    end_tidily()
     if options.from_results is not None:
         report = Report.load(options.from_results)
     else:

@@ -21,7 +21,7 @@ from benchmarks.host import describe
 from benchmarks.installing import FOLDER, ROOT, made
 from benchmarks.ledger import VARIABLE, Ledger
 from benchmarks.measuring import steady_rate
-from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers
+from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers, end_tidily
 from benchmarks.producer import SIZE
 from benchmarks.systems import chosen
 from benchmarks.systems.system import System
@@ -218,6 +218,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="0.001 takes minutes; 1, the real thing, hours")
     parser.add_argument("--page", type=Path, help="the page to write; else docs/benchmarks.md, or .bench for a part")
     options = parser.parse_args()
+    end_tidily()
     try:
         systems = chosen(options.only)
     except LookupError as error:

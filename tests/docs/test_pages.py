@@ -15,6 +15,7 @@ MAY_BE_SKIPPED = {
     "installs from the network",
     "runs these very tests",
     "runs for half a minute",
+    "takes an hour",
     "needs Docker",
     "an outline",
 }
