@@ -105,6 +105,8 @@ class Loop(Generic[_Event, _Command]):
                     self._events.append(self._tick)
                     continue
                 self._wakes_at = inf if wake_at is None else wake_at
+            if self._events:  # as in `turn`: who added it may have found the lock taken
+                continue
             with suppress(Empty):
                 self._bell.get(timeout=None if wake_at is None else max(0.0, wake_at - time.monotonic()))
         self._on_end()

@@ -194,3 +194,28 @@ def test_a_lane_that_is_stuck_is_behind_and_cannot_be_joined() -> None:
     assert behind == [False, True, False]
     lane.close()
     assert lane.join(DEADLINE)
+
+
+def test_an_event_that_comes_as_the_loop_lies_down_is_handled() -> None:
+    class LyingDown(Machine):
+        """Gets an event from another thread when all are handled and the lock is still held."""
+
+        @property
+        def wake_at(self) -> float | None:
+            if not self.handled:
+                return 0.0
+            if self.events == ["tick"]:
+                bringer.start()
+                bringer.join()
+            return None
+
+        @wake_at.setter
+        def wake_at(self, value: float | None) -> None:
+            pass
+
+    running = Running(LyingDown())
+    bringer = threading.Thread(target=running.loop.turn, args=("exit",))
+
+    running.run()
+
+    assert running.machine.events == ["tick", "exit"]
