@@ -1,11 +1,13 @@
 """Recurring jobs with servers that run, on real clocks."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from threading import Lock
 from typing import Any, TypeAlias
 
@@ -15,6 +17,7 @@ from later import JobContext, JobsBuilder, State, background_job
 from later.backends.memory import Memory
 from later.backends.sqlite import SQLite
 from later.core.ports import StorageBackend
+from later.runtime.ticks import to_datetime
 from tests.support.jobs import Work
 from tests.support.waiting import until
 
@@ -93,3 +96,37 @@ def test_a_server_that_starts_makes_up_for_what_was_missed(build: Build) -> None
     runs = jobs.recurring.get("tick").runs
     assert [run.due for run in reversed(runs)] == [first + n * SECONDLY for n in range(len(runs))]
     jobs.close()
+
+
+@pytest.mark.parametrize("build", ["redis", "postgres"], indirect=True)
+def test_clocks_of_servers_that_disagree_by_minutes_do_not_matter(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at the clock of this process, in which all servers run, tells another time."""
+    real, wrong = time.time_ns, Random(0)
+
+    def some_time() -> int:
+        return real() + wrong.choice((-5, -2, 0, 3, 7)) * 60 * 10**9
+
+    seen: Counter[datetime] = Counter()
+    lock = Lock()
+
+    def handle(ctx: JobContext[None], payload: Work) -> None:
+        assert ctx.recurring is not None
+        with lock:
+            seen[ctx.recurring.due] += 1
+
+    made = [build().with_handler(Work, handle).with_recurring("tick", Work(), every=SECONDLY).build() for _ in range(3)]
+    monkeypatch.setattr(time, "time_ns", some_time)
+    monkeypatch.setattr(time, "time", lambda: some_time() / 1e9)
+    began = to_datetime(real() // 1000)
+    with ExitStack() as servers:
+        for each in made:
+            servers.enter_context(each.running(slots=2))
+        until(lambda: len(seen) >= 4)
+    assert set(seen.values()) == {1}
+    times = sorted(seen)
+    assert [after - before for before, after in pairwise(times)] == [SECONDLY] * (len(times) - 1)
+    assert began <= times[0] <= times[-1] <= to_datetime(real() // 1000)
+    for each in made:
+        each.close()
