@@ -78,16 +78,14 @@ def complete(script: str) -> str:
     """
     used = set(_WORD.findall(script))
     tables = [
-        f"local {name} = {_literal(value)}"
-        for name, value in _CONSTANTS.items()
-        if isinstance(value, dict) and name in used
+        f"local {name} = {_literal(value)}" for name, value in _CONSTANTS.items() if _is_table(value) and name in used
     ]
     return "\n".join([*tables, _WORD.sub(_written, script)])
 
 
 def _written(word: re.Match[str]) -> str:
     value = _CONSTANTS.get(word[1]) if word[1] else None
-    return word[0] if value is None or isinstance(value, dict) else _literal(value)
+    return word[0] if value is None or _is_table(value) else _literal(value)
 
 
 def _constants() -> dict[str, object]:
@@ -120,6 +118,10 @@ def _rule(rule: lifecycle.Rule) -> str:
     sources = "".join(sorted(LETTERS[state] for state in rule.sources))
     flags = "c" * rule.crash + "o" * rule.of_claim + "y" * rule.yields
     return f"{sources} {LETTERS[rule.to]} {rule.attempt.name.lower()} {flags}"
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _literal(value: object) -> str:
