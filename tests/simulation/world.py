@@ -141,6 +141,8 @@ class World:
                 misfire_limit=1000,
                 overlap=Overlap.ALLOW if self.weather.calm else random.choice(list(Overlap)),
             )
+            if wanted.timetable.next_after(now) is None:
+                continue  # the run is shorter than the interval
             change = put(f"r{number}", None, None, wanted, now)
             assert change is not None
             self.storage.reschedule([change])
