@@ -639,6 +639,19 @@ def test_claims_in_the_name_of_a_lost_server_are_not_run(bench: Bench) -> None:
     assert bench.take(Exchange).by.server == "s2"
 
 
+def test_a_claim_that_the_storage_has_forgotten_is_not_run_beside_itself() -> None:
+    bench = Bench(slots=2).lease()
+    bench.answer(claim_of("a"))
+    bench.take(Run)
+    bench.feed(LeaseLost())  # the storage has come back without its last second, and does not know of the claim
+    bench.lease("s2")
+
+    bench.answer(claim_of("a", server="s2"), claim_of("b", server="s2"))
+
+    assert bench.runs() == ["b"]
+    assert report_of(bench.take(Exchange).changes[0]) == ("a", Cause.RELEASE)
+
+
 def test_reports_of_a_lost_server_are_not_repeated(bench: Bench) -> None:
     bench.answer(claim_of("a"))
     bench.end(claim_of("a"))

@@ -499,10 +499,14 @@ class Worker:
             return  # a repeated message for a claim that this worker holds: the storage gives it again
         self._held.add(key)
         self.stats.claimed += 1
-        if self._mode is _Mode.RUNNING:
-            self._ready.append((claim, now))
-        else:
+        if self._mode is not _Mode.RUNNING:
             self._release(claim, "the server stops")
+        elif key in self._abandoned:
+            # The storage has lost what it knew of that claim. Back, it comes again with another epoch: the ends of the
+            # two runs could not be told apart by this one.
+            self._release(claim, "an earlier run of the same claim has not ended")
+        else:
+            self._ready.append((claim, now))
 
     def _exchange_failed(self, now: float) -> None:
         call = self._call
