@@ -168,9 +168,14 @@ def test_options_are_checked() -> None:
             SQLite(path)
 
 
-def test_a_new_file_is_private(open_storage: Open, file: Path) -> None:
-    storage = open_storage(file)
-    storage.migrate()
+def test_a_new_file_is_private_and_told_of_once(
+    open_storage: Open, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "later")
+    for _ in range(2):
+        storage = open_storage(file)
+        storage.migrate()
+    assert caplog.text.count(f"there was no SQLite file {file}") == 1
     assert {stat.S_IMODE(path.stat().st_mode) for path in file.parent.glob("jobs.sqlite3*")} == {0o600}
 
 

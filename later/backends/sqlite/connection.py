@@ -1,6 +1,7 @@
 """The connections of this process to one database file: opening, transactions, forks."""
 
 import errno
+import logging
 import os
 import random
 import sqlite3
@@ -37,6 +38,8 @@ _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.010
 """Seconds between attempts at another process's lock. SQLite's own handler pauses up to 100 ms without jitter, which
 starves one of several busy processes; a transaction here takes about one."""
+
+_log: Final = logging.getLogger("later.sqlite")
 
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -282,6 +285,8 @@ def _create(path: Path) -> None:
         if error.errno in _FULL:
             raise StorageFull(f"no room is left to create the SQLite file {path}: free space on its disk") from error
         raise Unavailable(f"the SQLite file {path} cannot be created ({error.strerror})") from error
+    # A worker that was started in another folder than the program would otherwise look idle.
+    _log.info("there was no SQLite file %s: it is made now, without jobs", path)
 
 
 def _end(connection: Connection, how: str) -> None:
