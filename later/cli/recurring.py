@@ -38,7 +38,7 @@ def recurring() -> None:
     """
 
 
-@recurring.command("list")
+@recurring.command("list", short_help="List them, with their next time and their last run.")
 @app_option
 @json_option
 def list_(*, app: str | None, as_json: bool) -> None:

@@ -212,7 +212,7 @@ class RecurringJobs:
             nonlocal wished
             [record] = self._storage().schedules([check_name("id of a recurring job", id)])
             if record is None and not wished:
-                raise _unknown(id)
+                raise self._unknown(id)
             wished = True
             return None if record is None else _removal(record)
 
@@ -293,8 +293,12 @@ class RecurringJobs:
     def _find(self, id: str) -> ScheduleRecord:
         [record] = self._storage().schedules([check_name("id of a recurring job", id)])
         if record is None:
-            raise _unknown(id)
+            raise self._unknown(id)
         return record
+
+    def _unknown(self, id: str) -> UnknownSchedule:
+        declared = " yet: it is declared, and stored when a server starts" if id in self._declared else ""
+        return UnknownSchedule(f"there is no recurring job {id}{declared}")
 
     def _change(self, id: str, wish: Callable[[ScheduleRecord, Schedule, Micros], Reschedule | None]) -> None:
         def change() -> Reschedule | None:
@@ -447,10 +451,6 @@ def _replaceable(record: ScheduleRecord) -> Schedule | None:
         return schedule_of(record)
     except (Corrupt, UnknownZone):
         return None
-
-
-def _unknown(id: str) -> UnknownSchedule:
-    return UnknownSchedule(f"there is no recurring job {id}")
 
 
 def _removal(record: ScheduleRecord) -> Reschedule:

@@ -376,6 +376,10 @@ def test_code_adds_changes_and_removes_what_code_declares(store: Clocked) -> Non
     first = build(store, ("a", "0 0 * * *"), ("b", "0 1 * * *"))
     first.enqueue_recurring("by-call", Report(), every=HOUR)
     assert first.recurring.declared == ("a", "b")
+    with pytest.raises(UnknownSchedule, match="job a yet: it is declared, and stored when a server starts"):
+        first.recurring.get("a")
+    with pytest.raises(UnknownSchedule, match=r"no recurring job c$"):
+        first.recurring.remove("c")
     first.recurring.declare()
     assert ids(first) == ["a", "b", "by-call"]
     versions = [record and record.version for record in first.storage().schedules()]
