@@ -25,8 +25,8 @@ def backends(*, as_json: bool) -> None:
 
     Imports each of them; opens no connection. A URL may have options that change what its backend can do.
 
-    Capabilities: "durable" survives a crash; "shared" is seen by other processes, "hosts" by those of other hosts too;
-    "push" needs no polling; "transactional" can enqueue in the caller's
+    Capabilities: "durable" survives a crash; "shared" is seen by other processes, "hosts", which is told of storages
+    alone, by those of other hosts too; "push" needs no polling; "transactional" can enqueue in the caller's
     transaction; "priority" is kept. "?" means that the plugin does not say.
     """
     found = installed_backends()

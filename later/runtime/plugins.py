@@ -107,7 +107,9 @@ class Plugins:
                 "a fault for its authors"
             ) from None
         if backend is None:
-            raise ConfigError(f"{scheme}:// cannot be a {kind}: {_origin(entry)} offers none for it")
+            raise ConfigError(
+                f"{scheme}:// cannot be a {kind}: {_origin(entry)} offers none for it (`later backends` lists what can)"
+            )
         if not callable(getattr(backend, method, None)):
             raise PluginError(
                 f"the {kind} plugin for {scheme}:// from {_origin(entry)} returned a {type(backend).__name__} "

@@ -36,7 +36,7 @@ class Target:
         """
         file = Path(path).absolute()
         if not file.is_file():
-            raise ConfigError(f"there is no file {path}")
+            raise ConfigError(f"there is no file {path}" + ("" if Path(path).is_absolute() else f" in {Path.cwd()}"))
         names = [] if file.stem == "__init__" else [file.stem]
         names += [folder.name for folder in _packages(file)]
         if file.suffix != ".py" or not names or any("." in name for name in names):

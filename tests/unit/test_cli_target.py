@@ -60,7 +60,7 @@ def test_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("missing.py", "there is no file missing.py"),
+        ("missing.py", "there is no file missing.py in /"),
         ("some/missing.py:jobs", "there is no file some/missing.py"),
         ("app:", "after the colon comes a name"),
         ("app:jobs()", "after the colon comes a name"),
