@@ -10,6 +10,7 @@ from later.core.codec import decode_json
 from later.core.errors import (
     BadPayload,
     Corrupt,
+    DuplicateJob,
     InvalidOption,
     InvalidSchedule,
     LaterError,
@@ -196,9 +197,19 @@ class RecurringJobs:
     def trigger(self, id: str, *, job: str | None = None) -> str:
         """Enqueue its job now, paused or not, whatever else runs; returns the job's id. The times of the schedule stay
         as they are. After `Unavailable` it may have been done, and another call would make another job, unless both
-        give the same `job`, an id of your own: it is made once. Raises UnknownSchedule."""
+        give the same `job`, an id of your own: it is made once. Raises UnknownSchedule, and DuplicateJob for the id of
+        a job that is none of its last ten runs."""
         made = new_id() if job is None else check_name("id of a job", job)
-        self._change(id, lambda record, known, now: wishes.trigger(record, known, made, now))
+
+        def wish(record: ScheduleRecord, known: Schedule, now: Micros) -> Reschedule | None:
+            change = wishes.trigger(record, known, made, now)
+            if change is not None and job is not None and readable(self._storage(), [job]) != [None]:
+                raise DuplicateJob(
+                    f"the id {job} is taken by a job that is none of the last runs of recurring job {id}: use another id"
+                )
+            return change
+
+        self._change(id, wish)
         return made
 
     def remove(self, id: str) -> None:

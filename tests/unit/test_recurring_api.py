@@ -12,6 +12,7 @@ from later import (
     BackgroundJobs,
     BadPayload,
     ConfigError,
+    DuplicateJob,
     InvalidName,
     InvalidOption,
     InvalidSchedule,
@@ -232,6 +233,17 @@ def test_a_trigger_whose_reply_was_lost(jobs: BackgroundJobs[None, Any], monkeyp
     shown = jobs.recurring.get("nightly")
     assert [run.job == "mine" for run in shown.runs] == [True, False]
     assert jobs.counts().total(State.ENQUEUED) == 2
+
+
+def test_a_trigger_does_not_adopt_the_job_of_somebody_else(jobs: BackgroundJobs[None, Any], store: Clocked) -> None:
+    jobs.enqueue_recurring("nightly", Report(), every=HOUR, overlap="cancel_previous")
+    id = jobs.enqueue(Report(), id="mine")
+    with pytest.raises(DuplicateJob, match="the id mine is taken"):
+        jobs.recurring.trigger("nightly", job=id)
+    assert jobs.recurring.get("nightly").runs == ()
+    store.advance(HOUR)
+    fire(jobs)
+    assert jobs.get(id).state is State.ENQUEUED
 
 
 def test_a_removal_whose_reply_was_lost(jobs: BackgroundJobs[None, Any], monkeypatch: pytest.MonkeyPatch) -> None:
