@@ -205,7 +205,7 @@ class RecurringJobs:
             change = wishes.trigger(record, known, made, now)
             if change is not None and job is not None and readable(self._storage(), [job]) != [None]:
                 raise DuplicateJob(
-                    f"the id {job} is taken by a job that is none of the last runs of recurring job {id}: use another id"
+                    f"the id {job} is taken by a job that is none of the last runs of {id}: use another id"
                 )
             return change
 
