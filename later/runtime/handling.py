@@ -2,6 +2,7 @@
 handler; threads, loops and processes only differ in who calls."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from later.core.engine.judge import End, Interrupted, Policy, Raised, Refused, R
 from later.core.engine.worker import Interruption
 from later.core.envelope import is_plain, retry_of
 from later.core.errors import BadPayload, BadResult, Corrupt, UnknownType
-from later.core.lifecycle import Change
+from later.core.lifecycle import Cause, Change
 from later.core.outcomes import Cancel, Outcome
-from later.core.records import Claim, State
+from later.core.records import SECOND, Claim, State
 from later.core.registry import JobType
 from later.core.retry import Retry
 from later.runtime.context import JobContext
@@ -42,9 +43,11 @@ class Stop:
 class Handling:
     """Runs claims of one app. Never raises: every end becomes a Change."""
 
-    def __init__(self, jobs: BackgroundJobs[Any, Any], random: Random) -> None:
+    def __init__(self, jobs: BackgroundJobs[Any, Any], random: Random, *, logs: bool = True) -> None:
+        """logs: write failed runs to the log; who starts a process for one job does so on its behalf."""
         self._jobs = jobs
         self._random = random
+        self._logs = logs
         self._limits = jobs.limits
         self._served = {
             name: job_type
@@ -87,7 +90,22 @@ class Handling:
 
     def judged(self, claim: Claim, end: End) -> Change:
         """For ends that this process sees from outside: a timeout, a dead process, an interruption."""
-        return judge(claim, self._policy(claim), end, self._random)
+        change = judge(claim, self._policy(claim), end, self._random)
+        if change.error is not None:
+            self.tell(claim, change)
+        return change
+
+    def tell(self, claim: Claim, change: Change) -> None:
+        """Write a run that failed to the log, in one line: the traceback is kept with the job."""
+        if change.error is None or not self._logs:
+            return
+        if change.cause is Cause.RETRY:
+            level, what = logging.INFO, f"is tried again in {change.delay / SECOND:.3g} s"
+        else:
+            level, what = logging.ERROR, "has failed"
+        # A message is any text; it must not look like another line of the log.
+        why = "".join(letter if letter.isprintable() else " " for letter in change.reason)
+        log.log(level, "job %s (%s) %s after try %d: %s", claim.id, claim.type, what, claim.attempt, why)
 
     def raised(self, claim: Claim, error: BaseException) -> Change:
         while error.__traceback__ is not None and error.__traceback__.tb_frame.f_code.co_filename == __file__:

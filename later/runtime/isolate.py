@@ -77,6 +77,7 @@ class Isolates:
             with self._lock:
                 del self._running[key]
         self._give_back(isolate)
+        self._handling.tell(claim, change)
         return change
 
     def kill(self, key: Key) -> None:
@@ -167,7 +168,7 @@ class _Isolate:
 def isolated_main(target: Target, connection: Connection) -> None:
     """The main function of an isolated process."""
     obey_parent()
-    handling = Handling(target.load(), Random())
+    handling = Handling(target.load(), Random(), logs=False)
     connection.send_bytes(b"ready")
     claims: SimpleQueue[Claim] = SimpleQueue()
 

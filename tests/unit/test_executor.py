@@ -470,7 +470,9 @@ def test_a_process_may_take_and_return_much(isolates: Callable[..., Bench]) -> N
     assert one.next().result == b'"' + b"x" * 60_000 + b'"'
 
 
-def test_the_end_in_a_process_is_judged_as_anywhere(isolates: Callable[..., Bench]) -> None:
+def test_the_end_in_a_process_is_judged_as_anywhere(
+    isolates: Callable[..., Bench], caplog: pytest.LogCaptureFixture
+) -> None:
     one = isolates(isolated.ANY)
     one.run(isolated.RAISE)
     raised = one.next()
@@ -484,6 +486,7 @@ def test_the_end_in_a_process_is_judged_as_anywhere(isolates: Callable[..., Benc
     assert "no luck" in raised.error.traceback
     assert bad_result.cause is Cause.FAIL
     assert sys_exit.cause is Cause.RETRY
+    assert "has failed after try 1: later.core.errors.BadResult" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from random import Random
 from typing import Any, Never
+from unittest import mock
 
 import pytest
 from pydantic import BaseModel, field_validator
@@ -99,6 +100,23 @@ def test_an_exception_is_retried_and_its_error_kept(run: Run) -> None:
     assert change.error.type == "ValueError"
     assert "no luck" in change.error.traceback
     assert "raise error" in change.error.traceback
+
+
+def test_a_failed_run_is_told_of_in_one_line_of_the_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "later")
+    retry = Retry(2, [timedelta(seconds=15)])
+    run(_raising(ValueError("no\n\x1b[31mluck")), claim_of(attempt=1), retry=retry)
+    run(_raising(ValueError("no luck")), claim_of(attempt=2), retry=retry)
+    run(_returning(object()))
+    run(_returning(1))
+    run(_raising(Snooze(timedelta(seconds=1))))
+
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "job a-job (work) is tried again in 15 s after try 1: ValueError: no  [31mluck"),
+        ("ERROR", "job a-job (work) has failed after try 2: ValueError: no luck"),
+        ("ERROR", mock.ANY),
+    ]
+    assert "BadResult" in caplog.text
 
 
 def test_the_last_attempt_fails(run: Run) -> None:
