@@ -35,7 +35,7 @@ def status(*, app: str | None, as_json: bool) -> None:
     how long the oldest Enqueued job of a queue has been waiting, ">" when it is longer than that.
 
     A claimed job is Processing (PROCESS), also while it waits in its worker for a slot: short jobs are claimed ahead,
-    up to 64 for each worker process, so that there may be more than slots.
+    up to 64 for each worker process, so that there may be more than slots (BUSY 10/8).
 
     What the connections of a server to the broker have met and healed is told below the servers, as the last heartbeat
     of each has told it: how often in all its processes, and when last.
