@@ -103,6 +103,16 @@ def test_redis_without_tls_to_its_port(redis_port: int) -> None:
     refused(Redis(f"redis://:secret@localhost:{redis_port}"), f"localhost:{redis_port}", (ConfigError, Unavailable))
 
 
+def test_redis_with_tls_to_a_port_without(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path).start()
+    storage = Redis(f"rediss://:secret@localhost:{server.port}").open_storage(StorageOptions("tls"))
+    with pytest.raises(Unavailable, match="does not speak TLS: write redis://") as caught:
+        storage.migrate()
+    assert "secret" not in str(caught.value)
+    storage.close()
+    server.stop()
+
+
 def postgres(port: int, options: str, host: str = "localhost") -> Postgres:
     return Postgres(f"postgresql://postgres:secret@{host}:{port}/postgres?hostaddr=127.0.0.1&{options}")
 

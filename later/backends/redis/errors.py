@@ -68,6 +68,11 @@ def _no_connection(error: Exception, place: str) -> LaterError:
             return ConfigError(
                 f"a file for TLS in the URL of Redis at {place} (ca, cert, key) cannot be read: {cause.strerror}"
             )
+        if "handshake operation timed out" in str(cause):
+            return Unavailable(
+                f"no TLS handshake with Redis at {place} in time: try again; if this stays, the port does not speak "
+                "TLS: write redis:// instead of rediss://, or name its TLS port"
+            )
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, driver.TimeoutError):
         return Unavailable(f"Redis at {place} did not answer in time; try again")
