@@ -185,7 +185,8 @@ class Reschedule:
     """None: remove the schedule."""
     jobs: tuple[NewJob, ...] = ()
     moves: tuple[Change, ...] = ()
-    """Applied after the jobs are inserted."""
+    """Applied after the jobs are inserted. Of other jobs than `jobs` and those that they continue: no storage needs to
+    find again what it has not written yet."""
 
 
 class Step(NamedTuple):

@@ -329,7 +329,8 @@ class StorageMachine(RuleBasedStateMachine):
     ) -> None:
         [known] = self.model.schedules([schedule])
         version = (0 if known is None else known.version) + off
-        moves = tuple(aim.at(self.record(aim.change.id)) for aim in aimed)
+        tied = {name for job in jobs for name in (job.id, job.parent)}
+        moves = tuple(aim.at(self.record(aim.change.id)) for aim in aimed if aim.change.id not in tied)
         next_at = None if ahead is None else self.clock() + ahead
         change = Reschedule(schedule, version, next_at, body, tuple(jobs), moves)
         self.agree(lambda storage: storage.reschedule([change]))
