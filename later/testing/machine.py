@@ -81,6 +81,7 @@ new_jobs = st.builds(
     priority=st.integers(0, 2),
     max_crashes=st.integers(0, 2),
     delay=mostly(0, 1, SECOND, of=3),
+    run_at=st.none(),
     parent=mostly(None, *JOBS),
     on=st.sampled_from(On),
 )
@@ -108,6 +109,8 @@ aims = st.builds(
         id=st.sampled_from(JOBS),
         cause=st.sampled_from(Cause),
         reason=st.sampled_from(["", "because"]),
+        epoch=st.none(),
+        server=st.none(),
         delay=st.sampled_from([0, 1, SECOND]),
         result=st.sampled_from([None, b"", b"42"]),
         error=st.sampled_from([None, ErrorInfo("Error", "message", "traceback")]),
