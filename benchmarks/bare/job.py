@@ -3,6 +3,7 @@
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +15,9 @@ BATCH: Final = 64
 """Jobs in one claim."""
 
 THREADS: Final = 4
+
+REST: Final = 0.001
+"""Seconds between two looks while there is nothing to do."""
 
 _Reference = TypeVar("_Reference")
 
@@ -84,3 +88,21 @@ def until_stopped(step: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
     while not stop.is_set():
         step()
+
+
+def drain(step: Callable[[Sequence[_Reference], int], Sequence[tuple[_Reference, bytes]]]) -> None:
+    """Until SIGTERM: finish what has run and take as many more as asked for, by one `step`, and run them."""
+    handlers: Handlers[_Reference] = Handlers()
+    finished: list[_Reference] = []
+
+    def turn() -> None:
+        nonlocal finished
+        if finished or handlers.room:
+            handlers.start(step(finished, BATCH if handlers.room else 0))
+            finished = []
+        if handlers.busy:
+            finished = handlers.finished(REST)
+        else:
+            time.sleep(REST)
+
+    until_stopped(turn)

@@ -2,14 +2,13 @@
 
 import os
 import sys
-import time
 import uuid
 from collections.abc import Sequence
 from typing import Final
 
 import psycopg
 
-from benchmarks.bare.job import BATCH, Handlers, encode, until_stopped
+from benchmarks.bare.job import drain, encode
 from benchmarks.producer import Payload, Producer
 
 _SCHEMA: Final = """
@@ -38,8 +37,6 @@ UPDATE bare_job SET state = 'P', server = %s, attempt = attempt + 1, claimed_at 
 FROM (SELECT num FROM bare_job WHERE state = 'E' ORDER BY num LIMIT %s FOR UPDATE SKIP LOCKED) AS next
 WHERE bare_job.num = next.num RETURNING bare_job.num, bare_job.payload"""
 
-_REST: Final = 0.001
-
 
 class Store:
     def __init__(self) -> None:
@@ -66,21 +63,7 @@ class Store:
 
 def work() -> None:
     store = Store()
-    handlers: Handlers[int] = Handlers()
-    finished: list[int] = []
-
-    def step() -> None:
-        nonlocal finished
-        if finished or handlers.room:
-            jobs = store.step(finished, BATCH if handlers.room else 0)
-            handlers.start(jobs)
-            finished = []
-        if handlers.busy:
-            finished = handlers.finished(_REST)
-        else:
-            time.sleep(_REST)
-
-    until_stopped(step)
+    drain(store.step)
 
 
 def produce() -> None:

@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import pika
 
-from benchmarks.bare.job import BATCH, Handlers, until_stopped
+from benchmarks.bare.job import BATCH, REST, Handlers, until_stopped
 from benchmarks.bare.on_redis import Reference, Store
 from benchmarks.producer import Payload, Producer
 
 _QUEUE: Final = "bare"
-_REST: Final = 0.001
 _FLUSH: Final = 0.002
 """Seconds after which received messages are passed on, also when they are few."""
 
@@ -67,7 +66,7 @@ def work() -> None:
         received: list[tuple[int, bytes]] = []
         if handlers.room:
             with suppress(queue.Empty):
-                received = consumer.received.get(timeout=0 if handlers.busy else _REST)
+                received = consumer.received.get(timeout=0 if handlers.busy else REST)
         if finished or received:
             claims = [Reference(*body.split(b":")) for _, body in received]
             jobs = store.step(finished, claims)
@@ -76,7 +75,7 @@ def work() -> None:
                 consumer.ack(received[-1][0])
             handlers.start(jobs)
         if handlers.busy:
-            finished = handlers.finished(_REST)
+            finished = handlers.finished(REST)
 
     until_stopped(step)
 

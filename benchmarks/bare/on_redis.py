@@ -5,14 +5,13 @@
 
 import os
 import sys
-import time
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import redis
 
-from benchmarks.bare.job import BATCH, Handlers, encode, until_stopped
+from benchmarks.bare.job import drain, encode
 from benchmarks.producer import Payload, Producer
 
 INSERT: Final = """
@@ -63,9 +62,6 @@ end
 for i = 4 + n * 3, #ARGV, 2 do claim(ARGV[i], ARGV[i + 1]) end
 return out"""
 
-_REST: Final = 0.001
-"""Seconds to wait when there was nothing to do."""
-
 
 class Reference(NamedTuple):
     id: bytes
@@ -106,21 +102,7 @@ class Store:
 
 def work() -> None:
     store = Store()
-    handlers: Handlers[Reference] = Handlers()
-    finished: list[Reference] = []
-
-    def step() -> None:
-        nonlocal finished
-        if finished or handlers.room:
-            jobs = store.step(finished, take=BATCH if handlers.room else 0)
-            handlers.start(jobs)
-            finished = []
-        if handlers.busy:
-            finished = handlers.finished(_REST)
-        else:
-            time.sleep(_REST)
-
-    until_stopped(step)
+    drain(lambda finished, take: store.step(finished, take=take))
 
 
 def produce() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.bare.job import BATCH, Handlers, encode, until_stopped
+from benchmarks.bare.job import drain, encode
 from benchmarks.producer import Payload, Producer
 
 _SCHEMA: Final = """
@@ -26,8 +26,6 @@ _FINISH: Final = (
 )
 _NEXT: Final = "SELECT num, payload FROM job WHERE state = 'E' ORDER BY num LIMIT ?"
 _CLAIM: Final = "UPDATE job SET state = 'P', server = ?, attempt = attempt + 1, claimed_at = ? WHERE num = ?"
-
-_REST: Final = 0.001
 
 
 class Store:
@@ -60,21 +58,7 @@ class Store:
 
 def work() -> None:
     store = Store()
-    handlers: Handlers[int] = Handlers()
-    finished: list[int] = []
-
-    def step() -> None:
-        nonlocal finished
-        if finished or handlers.room:
-            jobs = store.step(finished, BATCH if handlers.room else 0)
-            handlers.start(jobs)
-            finished = []
-        if handlers.busy:
-            finished = handlers.finished(_REST)
-        else:
-            time.sleep(_REST)
-
-    until_stopped(step)
+    drain(store.step)
 
 
 def produce() -> None:
