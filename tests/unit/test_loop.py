@@ -87,8 +87,8 @@ def test_events_after_the_end_are_dropped() -> None:
 
 
 def test_the_machine_is_woken_when_it_wants() -> None:
-    running = Running(Machine({"tick": ["exit"]}, wake_in=0.02))
     began = time.monotonic()
+    running = Running(Machine({"tick": ["exit"]}, wake_in=0.02))
 
     running.run()
 
