@@ -289,6 +289,7 @@ def test_an_interrupt_while_a_connection_is_lent_keeps_none(
     storage = opened(address(guarded, f"app:{SECRET}"), timeout=timedelta(seconds=5), connections=1)
     storage.migrate()
     assert isinstance(storage, PostgresStorage)
+    before = storage.counts()  # the server is that of other tests as well
     database = storage._database
     take = database._take
 
@@ -300,7 +301,7 @@ def test_an_interrupt_while_a_connection_is_lent_keeps_none(
         patched.setattr(database, "_take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             storage.counts()
-    assert storage.counts().by_queue == {}
+    assert storage.counts() == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Waiting for what another thread or process does, by looking until a deadline."""
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -33,4 +35,17 @@ def no_threads_left() -> Iterator[None]:
     """The block leaves none of its threads behind."""
     before = later_threads()
     yield
-    until(lambda: len(later_threads()) <= len(before), f"threads to be again {before}")
+    try:
+        until(lambda: len(later_threads()) <= len(before))
+    except AssertionError:
+        raise AssertionError(f"threads to be again {before}, not\n{_stacks()}") from None
+
+
+def _stacks() -> str:
+    """Where each of the threads is, so that a failure tells whose it is."""
+    frames = sys._current_frames()
+    return "\n".join(
+        f"{thread.name}:\n{''.join(traceback.format_stack(frames[thread.ident]))}"
+        for thread in threading.enumerate()
+        if thread.name in later_threads() and thread.ident in frames
+    )
