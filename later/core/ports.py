@@ -164,7 +164,8 @@ class Storage(ABC):
         """Block up to `timeout` seconds until one of the queues may have got a job; False when time ran out.
 
         Only a hint: it may be wrong both ways. A job that became Enqueued after the last claim of this process and
-        before the call must be noticed. Returns promptly, with either answer, when `wake` is called meanwhile.
+        before the call must be noticed. Of several that wait, here and elsewhere, a storage may tell as many as there
+        are jobs. Returns promptly, with either answer, when `wake` is called meanwhile.
         """
 
     @abstractmethod

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -17,13 +18,13 @@ from later.runtime.event_loop import run_through
 from later.runtime.handling import Handling, Stop
 from later.runtime.isolate import Isolates
 from later.runtime.jobs import BackgroundJobs
-from later.runtime.slots import Slots
+from later.runtime.pool import Pool
 
 _Value = TypeVar("_Value")
 
 
 class Executor:
-    """Runs up to `slots` claims at once and posts one RunEnded for each. Used by one thread.
+    """Runs up to `slots` claims at once and posts one RunEnded for each. Used by one thread at a time.
 
     All threads are daemons: a handler that never returns cannot keep the process alive.
     """
@@ -32,15 +33,17 @@ class Executor:
         self,
         jobs: BackgroundJobs[Any, Any],
         slots: int,
+        pool: Pool,
         post: Callable[[RunEnded], None],
         random: Random,
         board: Board | None = None,
     ) -> None:
-        """board: given in a process that a supervisor watches and starts again when it dies."""
+        """pool: of at least `slots` threads. board: given in a process that a supervisor watches and starts again when
+        it dies."""
         self._handling = Handling(jobs, random)
         self._isolates = Isolates(jobs, self._handling)
         self._tasks = Tasks()
-        self._threads: Slots[_Run, Change] = Slots(slots, self._run, self._ended)
+        self._pool = pool
         self._free = list(range(slots))
         self._runs: dict[Key, Stop] = {}
         self._post = post
@@ -60,7 +63,7 @@ class Executor:
         elif job_type is not None and job_type.is_async:
             self._on_loop(run)
             return
-        self._threads.put(run)
+        self._pool.follow(partial(self._in_thread, run))
 
     def interrupt(self, key: Key, why: Interruption) -> None:
         """Ask a run to stop: a thread by its flag alone, a task by cancelling it, a process by killing it.
@@ -74,10 +77,12 @@ class Executor:
             self._tasks.cancel(key)
 
     def close(self) -> None:
-        """Let idle threads, the loop and idle isolated processes end; does not wait for running handlers."""
-        self._threads.close()
+        """Let the loop and idle isolated processes end; does not wait for running handlers."""
         self._tasks.close()
         self._isolates.close()
+
+    def _in_thread(self, run: "_Run") -> None:
+        self._ended(run, self._run(run))
 
     def _run(self, run: "_Run") -> Change:
         try:

@@ -1,5 +1,6 @@
 """Interpreters for the engine's machines: one thread that owns the machine, and lanes for what blocks."""
 
+import sys
 import threading
 import time
 from collections import deque
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import inf
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from later.runtime.log import log
 
@@ -15,6 +16,9 @@ _Event_contra = TypeVar("_Event_contra", contravariant=True)
 _Command_co = TypeVar("_Command_co", covariant=True)
 _Event = TypeVar("_Event")
 _Command = TypeVar("_Command")
+
+SHARE: Final = 32
+"""Events that a thread which brings one handles, others' included, before it goes back to what it is there for."""
 
 
 class Machine(Protocol[_Event_contra, _Command_co]):
@@ -66,7 +70,7 @@ class Loop(Generic[_Event, _Command]):
         self._bell.put(None)
 
     def turn(self, event: _Event) -> None:
-        """Have the event handled before this returns, or by the thread that is handling others right now.
+        """Have the event handled before this returns, or by a thread that is handling others right now.
 
         For threads of `later`'s own alone: an exception that a signal raises in the main thread would leave the machine
         between two states.
@@ -76,13 +80,17 @@ class Loop(Generic[_Event, _Command]):
         # Looks again after letting go: somebody may have added an event in between and found the lock taken.
         while events and not self._over and handling.acquire(False):
             try:
-                self._handle_all()
+                all_handled = self._handle(SHARE)
                 wake_at = self._machine.wake_at
                 if wake_at is not None and wake_at < self._wakes_at:
                     self._wakes_at = wake_at
                     self._bell.put(None)
+                elif not all_handled:
+                    self._bell.put(None)
             finally:
                 handling.release()
+            if not all_handled:
+                return
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; False when time ran out first."""
@@ -97,7 +105,7 @@ class Loop(Generic[_Event, _Command]):
     def _run(self) -> None:
         while True:
             with self._handling:
-                self._handle_all()
+                self._handle(sys.maxsize)
                 if self._over:
                     break
                 wake_at = self._machine.wake_at
@@ -111,10 +119,13 @@ class Loop(Generic[_Event, _Command]):
                 self._bell.get(timeout=None if wake_at is None else max(0.0, wake_at - time.monotonic()))
         self._on_end()
 
-    def _handle_all(self) -> None:
-        """With the lock held."""
+    def _handle(self, most: int) -> bool:
+        """With the lock held: so many events, or fewer; whether none is left."""
         try:
             while self._events and not self._over:
+                if most == 0:
+                    return False
+                most -= 1
                 ends = False
                 for command in self._machine.handle(self._events.popleft(), time.monotonic()):
                     ends |= not self._execute(command)
@@ -124,6 +135,7 @@ class Loop(Generic[_Event, _Command]):
             self.error = error
             log.critical("%s ended on a defect in later", self._name, exc_info=error)
             self._end()
+        return True
 
     def _end(self) -> None:
         self._over = True

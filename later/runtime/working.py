@@ -14,9 +14,12 @@ from later.runtime.executor import Executor
 from later.runtime.jobs import BackgroundJobs
 from later.runtime.log import log
 from later.runtime.loop import Lane, Loop
+from later.runtime.pool import Pool
 
 SETTLE: Final = 1.0
 """Seconds that calls under way get to return at the end."""
+CALLS: Final = 3
+"""The most that are under way at once: to the storage, to wait for it, and to receive from the broker."""
 
 
 class Working:
@@ -40,10 +43,11 @@ class Working:
         self._loop: Loop[engine.Event, engine.Command] = Loop(
             f"later-worker-{name}", engine.Worker(settings, name, random), engine.Tick(), self._execute, self._end
         )
-        self._executor = Executor(jobs, settings.slots, self._loop.turn, random, board)
-        self._calls = Lane(f"later-storage-{name}")
-        self._waits = Lane(f"later-wait-{name}")
-        self._receives = Lane(f"later-receive-{name}")
+        self._pool = Pool(f"later-{name}", settings.slots + CALLS)
+        self._executor = Executor(jobs, settings.slots, self._pool, self._loop.turn, random, board)
+        self._answers = Lane(f"later-answer-{name}")
+        self._under_way = 0
+        self._returned = threading.Condition(threading.Lock())
         self._ending = threading.Event()
         self.post = self._loop.post
         self.start = self._loop.start
@@ -61,13 +65,18 @@ class Working:
             case engine.Run(claim):
                 self._executor.run(claim)
             case engine.Exchange() | engine.ListClaims():
-                self._calls.submit(lambda: self._loop.turn(self._call(command)))
+                self._begins()
+                self._pool.follow(lambda: self._returns(self._call(command)))
             case engine.Wait(queues, timeout):
-                self._waits.submit(lambda: self._loop.turn(self._wait(queues, timeout)))
+                self._begins()
+                self._pool.put(lambda: self._returns(self._wait(queues, timeout)))
+            case engine.Wake():
+                self._answers.submit(self._storage.wake)
             case engine.Receive():
-                self._receives.submit(lambda: self._loop.turn(self._receive(command)))
+                self._begins()
+                self._pool.put(lambda: self._returns(self._receive(command)))
             case engine.Ack() | engine.GiveBack():
-                self._calls.submit(lambda: self._answer(command))
+                self._answers.submit(lambda: self._answer(command))
             case engine.Publish(refs):
                 self._publish(refs)
             case engine.Interrupt(key, why):
@@ -77,6 +86,17 @@ class Working:
             case engine.Exit():
                 return False
         return True
+
+    def _begins(self) -> None:
+        """A call to a backend is given to the pool."""
+        with self._returned:
+            self._under_way += 1
+
+    def _returns(self, event: engine.Event) -> None:
+        self._loop.turn(event)
+        with self._returned:
+            self._under_way -= 1
+            self._returned.notify_all()
 
     def _call(self, command: engine.Exchange | engine.ListClaims) -> engine.Event:
         try:
@@ -132,8 +152,8 @@ class Working:
         try:
             self._ending.set()
             self._executor.close()
-            for lane in (self._calls, self._waits, self._receives):
-                lane.close()
+            self._pool.close()
+            self._answers.close()
             self._settle()
             late = [event.deliveries for event in self._loop.unhandled() if isinstance(event, engine.Received)]
             for deliveries in filter(None, late):
@@ -144,10 +164,12 @@ class Working:
     def _settle(self) -> None:
         """Wait for the calls under way, so that none touches a backend that its owner closes next."""
         until = time.monotonic() + SETTLE
-        lanes = [self._calls, self._waits, self._receives]
-        while lanes and time.monotonic() < until:
+        over = False
+        while not over and time.monotonic() < until:
             # Again and again, because a call that was about to wait missed the first wake.
             self._storage.wake()
             if self._broker is not None:
                 self._broker.wake()
-            lanes = [lane for lane in lanes if not lane.join(0.02)]
+            with self._returned:
+                over = self._returned.wait_for(lambda: not self._under_way, 0.02)
+        self._answers.join(max(0.0, until - time.monotonic()))

@@ -177,6 +177,8 @@ class Process(Actor):
     def _execute_broker(self, command: worker.Command) -> None:
         broker, feed = self.world.broker, self.feed
         match command:
+            case worker.Wake():
+                self.world.wake(self)
             case worker.Receive(queues, limit, wait):
                 broker.receive(
                     self,

@@ -298,6 +298,11 @@ class World:
                 if self._has_enqueued(queues) and not self.weather.strikes(Fault.LOST_WAKE):
                     self._wake(process)
 
+    def wake(self, process: Process) -> None:
+        """`Storage.wake`"""
+        if process in self._waiters:
+            self._wake(process)
+
     def forget_waiter(self, process: Process) -> None:
         self._waiters.pop(process, None)
 

@@ -22,6 +22,7 @@ from later.core.retry import Retry
 from later.runtime.board import Board
 from later.runtime.executor import Executor
 from later.runtime.jobs import BackgroundJobs
+from later.runtime.pool import Pool
 from tests.support import isolated
 from tests.support.jobs import Work, claim_of, jobs_of, work
 from tests.support.waiting import DEADLINE, later_threads, no_threads_left, until
@@ -35,7 +36,8 @@ class Bench:
     def __init__(self, jobs: BackgroundJobs[None, Any], slots: int) -> None:
         self.ended: SimpleQueue[RunEnded] = SimpleQueue()
         self.board = Board(slots)
-        self.executor = Executor(jobs, slots, self.ended.put, Random(1), self.board)
+        self._pool = Pool("later-pool", slots)
+        self.executor = Executor(jobs, slots, self._pool, self.ended.put, Random(1), self.board)
         self._number = 0
 
     def run(self, number: int = 0, text: str = "", **fields: Any) -> tuple[str, int]:
@@ -44,6 +46,10 @@ class Bench:
         claim = claim_of(payload, id=f"job-{self._number}", **fields)
         self.executor.run(claim)
         return claim.id, claim.epoch
+
+    def close(self) -> None:
+        self.executor.close()
+        self._pool.close()
 
     def next(self) -> Change:
         return self.ended.get(timeout=DEADLINE).change
@@ -64,7 +70,7 @@ def bench() -> Iterator[Callable[..., Bench]]:
     with no_threads_left():
         yield make
         for each in benches:
-            each.executor.close()
+            each.close()
 
 
 def test_a_run_is_posted_with_its_time(bench: Callable[..., Bench]) -> None:
@@ -153,7 +159,7 @@ def test_threads_are_used_again(bench: Callable[..., Bench]) -> None:
         one.next()
 
     assert len(threads) == 1
-    assert [name for name in later_threads() if name.startswith("later-slot")] == ["later-slot-0"]
+    assert [name for name in later_threads() if name.startswith("later-pool")] == ["later-pool-0"]
 
 
 def test_no_thread_is_started_for_async_handlers(bench: Callable[..., Bench]) -> None:
@@ -356,7 +362,7 @@ def test_closing_cancels_what_runs_and_ends_the_loop(bench: Callable[..., Bench]
     one = bench(handler)
     one.run()
     assert begun.wait(DEADLINE)
-    one.executor.close()
+    one.close()
 
     until(lambda: not later_threads())
     assert ended == ["job-1"]
@@ -443,7 +449,7 @@ def isolates() -> Iterator[Callable[..., Bench]]:
     with no_threads_left():
         yield make
         for each in benches:
-            each.executor.close()
+            each.close()
     until(lambda: not multiprocessing.active_children())
 
 

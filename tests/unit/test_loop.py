@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from later.runtime.loop import Lane, Loop
+from later.runtime.loop import SHARE, Lane, Loop
 from tests.support.waiting import DEADLINE, no_threads_left, until
 
 
@@ -149,6 +149,31 @@ def test_events_may_come_from_many_threads() -> None:
     running.run("exit")
 
     assert sorted(running.machine.events) == sorted([*(str(n) for n in range(8) for _ in range(500)), "exit"])
+
+
+def test_who_brings_an_event_handles_a_few_of_the_others_and_leaves_the_rest() -> None:
+    class Busy(Machine):
+        """Gets ever more from others while the first is handled."""
+
+        def handle(self, event: str, now: float) -> Sequence[str]:
+            if event == "mine":
+                bringer.start()
+                bringer.join()
+            return super().handle(event, now)
+
+    def bring() -> None:
+        for _ in range(10 * SHARE):
+            running.loop.turn("another's")
+        running.loop.turn("exit")
+
+    running = Running(Busy())
+    bringer = threading.Thread(target=bring)
+
+    running.loop.turn("mine")
+    assert running.machine.events == ["mine", *["another's"] * (SHARE - 1)]
+
+    running.run()
+    assert len(running.machine.events) == 10 * SHARE + 2
 
 
 def test_a_lane_runs_calls_in_order_in_one_thread() -> None:

@@ -34,6 +34,7 @@ from later.core.engine.worker import (
     StopAsked,
     Tick,
     Wait,
+    Wake,
     Woken,
     Worker,
     WorkerSettings,
@@ -177,6 +178,32 @@ def test_it_waits_when_there_is_nothing_and_looks_when_it_is_woken(bench: Bench)
     assert bench.take(Wait).timeout == worker.POLL
     bench.feed(Woken(hint=True))
     assert bench.take(Exchange).limit == 1
+
+
+def test_it_does_not_wait_for_jobs_that_it_has_no_room_for() -> None:
+    """Word of a job may go to one worker alone."""
+    bench = Bench().lease()
+    bench.answer(claim_of("a"))
+    bench.end(claim_of("a"), seconds=0.01)  # so it claims ahead
+    bench.answer(claim_of("b"), claim_of("c"))
+    bench.take(Wait)
+    bench.feed(Woken(hint=True))
+    bench.end(claim_of("b"), seconds=60.0)  # so it does not any more
+    bench.answer()
+    bench.answer()
+    assert not bench.has(Wait)
+    bench.end(claim_of("c"), seconds=60.0)
+    bench.answer()
+    assert bench.has(Wait)
+
+
+@pytest.mark.parametrize("event", [StopAsked(), StopAsked(hurry=True), LeaseLost()])
+def test_it_does_not_wait_when_it_claims_no_more(event: worker.Event) -> None:
+    bench = Bench(slots=2).lease()
+    bench.answer(claim_of("a"))
+    bench.take(Wait)
+    assert bench.feed(event).count(Wake()) == 1
+    assert Wake() not in bench.feed(Tick())
 
 
 def test_without_push_it_looks_ever_less_often_until_there_is_work() -> None:

@@ -204,6 +204,11 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Wake:
+    """Call `Storage.wake`: a job that it tells of would not be claimed here, and others may wait for one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Receive:
     """Call `Broker.receive`; answer Received or ReceiveFailed."""
 
@@ -260,7 +265,7 @@ class Exit:
 
 
 Command: TypeAlias = (
-    Exchange | ListClaims | Wait | Receive | Ack | GiveBack | Publish | Run | Interrupt | Settled | Exit
+    Exchange | ListClaims | Wait | Wake | Receive | Ack | GiveBack | Publish | Run | Interrupt | Settled | Exit
 )
 
 
@@ -355,6 +360,8 @@ class Worker:
     """Received and not yet turned into claims."""
     _call: _Call | ListClaims | None = None
     _waiting: bool = False
+    _wakes: bool = False
+    """The wait under way was told to end."""
     _receiving: bool = False
     _broker_down: bool = False
     _empty: bool = False
@@ -410,7 +417,7 @@ class Worker:
             case ExchangeRefused(error):
                 self._exchange_refused(error, now, out)
             case Woken(hint):
-                self._waiting = self._empty = False
+                self._waiting = self._wakes = self._empty = False
                 self._in_vain = self._in_vain + 1 if hint else 0
                 first, longest = POLL_UNPUSHED
                 self._poll = first if hint else min(longest, self._poll * 2)
@@ -611,6 +618,9 @@ class Worker:
         self._exchange(now, out)
         if self._mode is _Mode.RUNNING:
             self._listen(now, out)
+        elif self._waiting and not self._wakes:
+            self._wakes = True
+            out.append(Wake())
         if self._finished(now):
             self._mode = _Mode.EXITED
             out.append(Exit())
@@ -680,7 +690,8 @@ class Worker:
                 self._receiving = True
                 out.append(Receive(self._order(), room, SWEEP))
         direct = not self.settings.broker or self._broker_down
-        if direct and self._empty and not self._waiting and now >= self._wait_from:
+        # Not without room: the storage may tell of a job to one of those that wait alone, which must take it.
+        if direct and self._empty and not self._waiting and now >= self._wait_from and self._room() > 0:
             self._waiting = True
             out.append(Wait(self._order(), POLL if self.settings.push else self._poll))
 
