@@ -376,3 +376,82 @@ def test_a_user_who_may_not_run_scripts(server: RedisServer, client: "redis.Redi
         storage.insert([new()])
     assert "secret" not in str(caught.value)
     storage.close()
+
+
+# --- word of a job
+
+
+def waiting(storage: Storage, queue: str = "q") -> tuple[Thread, list[bool]]:
+    answers: list[bool] = []
+    thread = Thread(target=lambda: answers.append(storage.wait([queue], 20)))
+    thread.start()
+    return thread, answers
+
+
+def test_a_job_is_told_to_one_of_those_that_wait(server: RedisServer, client: "redis.Redis") -> None:
+    storages = [opened(server.url) for _ in range(3)]
+    storages[0].migrate()
+    waiters = [waiting(storage) for storage in storages]
+    until(lambda: client.scard("later:{app}:waiting:q") == 3)
+
+    for number in range(1, 4):
+        storages[0].insert([new(f"job-{number}")])
+        assert client.scard("later:{app}:waiting:q") == 3 - number
+        until(lambda number=number: sum(len(answers) for _, answers in waiters) == number)  # type: ignore[misc]
+
+    for (thread, answers), storage in zip(waiters, storages, strict=True):
+        thread.join(20)
+        assert answers == [True]
+        storage.close()
+
+
+def test_as_many_are_told_as_there_are_jobs(server: RedisServer, client: "redis.Redis") -> None:
+    storages = [opened(server.url) for _ in range(3)]
+    storages[0].migrate()
+    waiters = [waiting(storage) for storage in storages]
+    until(lambda: client.scard("later:{app}:waiting:q") == 3)
+
+    storages[0].insert([new("1"), new("2")])
+
+    assert client.scard("later:{app}:waiting:q") == 1
+    storages[0].insert([NewJob("3", "t", "q", b"{}", delay=1)])  # which `promote` enqueues
+    until(lambda: storages[0].promote(10).enqueued)
+    for (thread, answers), storage in zip(waiters, storages, strict=True):
+        thread.join(20)
+        assert answers == [True]
+        storage.close()
+
+
+def test_who_has_gone_is_passed_over(storage: Storage, server: RedisServer, client: "redis.Redis") -> None:
+    gone = opened(server.url)
+    assert not gone.wait(["q"], 0.01)
+    gone.close()
+    until(lambda: not client.pubsub_channels())
+    thread, answers = waiting(storage)
+    until(lambda: client.scard("later:{app}:waiting:q") == 2)
+
+    storage.insert([new()])
+
+    thread.join(20)
+    assert answers == [True]
+
+
+def test_word_that_nobody_waits_for_any_more_is_passed_on(
+    storage: Storage, server: RedisServer, client: "redis.Redis"
+) -> None:
+    busy = opened(server.url)
+    assert not busy.wait(["q"], 0.01)
+    storage.insert([new()])  # `busy` alone is told
+    thread, answers = waiting(storage)
+
+    thread.join(20)
+    assert answers == [True]
+    assert client.scard("later:{app}:waiting:q") == 0
+    busy.close()
+
+
+def test_connections_may_be_made_again_any_number_of_times(server: RedisServer) -> None:
+    connection = Connection(parse(server.url), 5.0)
+    for _ in range(150):  # the driver's pool allows for 100
+        connection.separate("later:{app}").disconnect()
+    connection.close()

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, Final
 from weakref import WeakSet
@@ -11,7 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ConnectionError as DriverConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -50,6 +51,8 @@ class Connection:
     def _start(self) -> None:
         self._lock = Lock()
         self._client: Any = None
+        self._idle: list[Any] = []
+        """The driver's connections that scripts go through, none of them in use."""
 
     @property
     def place(self) -> str:
@@ -63,7 +66,7 @@ class Connection:
         """Run a script; `once`: not again when the connection ends meanwhile. Raises an error of
         `later.core.errors`."""
         try:
-            return self._send("EVALSHA", script.sha, 1, key, *args, once=once)
+            return self._run("EVALSHA", script.sha, 1, key, *args, once=once)
         except NoScriptError:
             pass
         except FAILURES as error:
@@ -77,6 +80,44 @@ class Connection:
             return self._send(*args, once=once)
         except FAILURES as error:
             raise translate(error, self.place, self._target.user) from error
+
+    def _run(self, *args: str | bytes | int, once: bool) -> Any:
+        """As `_send`, on a connection itself, where the server is always the same one: the way through the driver's
+        client takes as long as the server does."""
+        if self._target.kind is Kind.CLUSTER:
+            return self._send(*args, once=once)
+        try:
+            return self._ask(args)
+        except DriverConnectionError:
+            if once:
+                raise
+            return self._ask(args)
+
+    def _ask(self, args: Sequence[str | bytes | int]) -> Any:
+        line = self._take()
+        try:
+            line.send_command(*args)
+            answer = line.read_response()
+        except ResponseError:
+            self._idle.append(line)
+            raise
+        except BaseException:
+            line.disconnect()  # its answer may still come
+            raise
+        self._idle.append(line)
+        return answer
+
+    def _take(self) -> Any:
+        """A connection for one call."""
+        while True:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                return _connected(self.client())
+            with suppress(*FAILURES):
+                if not line.can_read():
+                    return line
+            line.disconnect()  # what a server says unasked is that it ends the connection
 
     def _send(self, *args: str | bytes | int, once: bool) -> Any:
         client = self.client()
@@ -100,13 +141,14 @@ class Connection:
         client = self.client()
         if self._target.kind is Kind.CLUSTER:
             client = client.get_redis_connection(client.get_node_from_key(key))
-        connection = client.connection_pool.make_connection()
-        connection.connect()
-        return connection
+        return _connected(client)
 
     def close(self) -> None:
         with self._lock:
             client, self._client = self._client, None
+            idle, self._idle = self._idle, []
+        for line in idle:
+            line.disconnect()
         if client is not None:
             client.close()
 
@@ -178,6 +220,14 @@ class Connection:
         self._start()
         for callback in self._callbacks:
             callback()
+
+
+def _connected(client: Any) -> Any:
+    """A new connection, as those of the client, which would count one that its own pool made for ever."""
+    pool = client.connection_pool
+    connection = pool.connection_class(**pool.connection_kwargs)
+    connection.connect()
+    return connection
 
 
 _connections: WeakSet[Connection] = WeakSet()

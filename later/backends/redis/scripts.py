@@ -31,6 +31,8 @@ def _load(name: str) -> Script:
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+WAIT: Final = _load("wait")
+PASS_ON: Final = _load("pass_on")
 INSERT: Final = _load("insert")
 EXCHANGE: Final = _load("exchange")
 CASCADE: Final = _load("cascade")

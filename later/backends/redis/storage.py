@@ -47,7 +47,7 @@ from later.core.records import (
 )
 
 _LAYOUT: Final = 2
-"""The version of the keys in lua/lib/job.lua."""
+"""The version of the keys in lua/lib/base.lua."""
 
 _BYTES: Final = 64 * 1024 * 1024
 """The payloads that one call inserts. It is one script, so that all is stored or none, and a script blocks the server
@@ -98,7 +98,7 @@ class RedisStorage(Storage):
         self._key = f"later:{{{options.namespace}}}"
         self._outbox = int(options.outbox)
         self._clock = options.clock
-        self._wakeup = Wakeup(connection, self._key)
+        self._wakeup = Wakeup(connection, self._key, self._call)
         connection.on_fork(self._wakeup.start_anew)
 
     def _call(self, script: Script, args: Iterable[str | bytes | int] = (), *, once: bool = False) -> Any:

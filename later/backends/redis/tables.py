@@ -74,6 +74,7 @@ def complete(script: str) -> str:
     KEEP        ended state to microseconds
     CONTINUES   parent's state and what is waited for, written together, to a cause; absent: waits on
     ..._REASON  texts with the bytes 1, 2, 3 where values go
+    BAND, LINE  ranges of scores (see lua/lib/base.lua)
     USUAL_...   patterns and parts of records (see lua/lib/usual.lua)
     """
     used = set(_WORD.findall(script))
@@ -109,7 +110,11 @@ def _constants() -> dict[str, object]:
         "PATTERN": "^" + " ".join(f"({pattern})" for pattern in FIELDS.values()) + "$",
         "USUAL_READY": f"^e 1   %d+   0{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
         "USUAL_RUNNING": f"^p 1 ({_NAME}) ({_NAME}) (%d+)   1{_USUAL}({FIELDS['QUEUE']}) ({_USUAL_REST})$",
+        "USUAL_NEW": "e 1   ",
+        "USUAL_UNTRIED": "   0" + _USUAL,
         "USUAL_TRIED": " 1" + _USUAL,
+        "BAND": 2**50,
+        "LINE": 2**49,
         **{name: number for number, name in enumerate(FIELDS, 1)},
     }
 

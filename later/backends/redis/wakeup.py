@@ -1,6 +1,8 @@
-"""Waiting for jobs: told by the server when a queue has got its first one."""
+"""Waiting for jobs: told by the server when a queue has got one."""
 
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from socket import SHUT_RDWR
@@ -8,6 +10,8 @@ from threading import Condition, Thread
 from typing import Any, Final
 
 from later.backends.redis.connection import FAILURES, Connection
+from later.backends.redis.scripts import PASS_ON, WAIT, Script
+from later.core.errors import Unavailable
 
 _PING_EVERY: Final = 5.0
 """Seconds without a message after which the subscription is tried. One that does not answer in as long is dead: a
@@ -21,22 +25,30 @@ _FALLBACK: Final = 1.0
 
 
 class Wakeup:
-    """Messages are hints. Who waits looks at the queues first, and again whenever the subscription was broken, so that
-    a lost message costs time only.
+    """Messages are hints. Who waits looks at the queues first, in the step in which it asks to be told, and again
+    whenever the subscription was broken, so that a lost message costs time only.
 
+    A job is told to one of those that wait for its queue. So a message that nobody waits for any more is passed on.
     One thread per process listens, from the first `wait` until `close`; it sleeps in the kernel while nothing comes.
     """
 
-    def __init__(self, connection: Connection, key: str) -> None:
+    def __init__(self, connection: Connection, key: str, call: Callable[[Script, Sequence[str]], Any]) -> None:
+        """call: of a script, with what follows the arguments that all have."""
         self._connection = connection
         self._key = key
+        self._call = call
         self.start_anew()
 
     def start_anew(self) -> None:
         """Forget the threads of another process."""
+        self._name = uuid.uuid4().hex
         self._changed = Condition()
         self._wakes = 0
-        self._told = 0
+        self._lost = 0
+        self._told: dict[str, int] = {}
+        """Messages so far, by queue."""
+        self._waiting: Counter[str] = Counter()
+        """Threads in `wait`, by queue."""
         self._listener: Listener | None = None
 
     def wake(self) -> None:
@@ -59,49 +71,75 @@ class Wakeup:
         deadline = time.monotonic() + timeout
         with self._changed:
             wakes = self._wakes
+            self._waiting.update(queues)
+        try:
+            return self._wait(queues, wakes, deadline)
+        finally:
+            with self._changed:
+                self._waiting.subtract(queues)
+
+    def _wait(self, queues: Sequence[str], wakes: int, deadline: float) -> bool:
         listener = self._listen()
-        listener.subscribed(min(timeout, self._connection.timeout))
+        listener.subscribed(min(deadline - time.monotonic(), self._connection.timeout))
         while True:
             with self._changed:
-                told = self._told
-            if self._any_ready(queues):
+                lost, told = self._lost, self._count(queues)
+            if queues and self._call(WAIT, [self._name, *queues]):
                 return True
             left = deadline - time.monotonic()
-            if self._pause(wakes, told, left if listener.is_subscribed else min(left, _FALLBACK)):
+            if self._pause(queues, (wakes, lost, told), left if listener.is_subscribed else min(left, _FALLBACK)):
                 return True
             if deadline <= time.monotonic():
                 return False
 
-    def _pause(self, wakes: int, told: int, seconds: float) -> bool:
-        """Sleep until something has changed since these counts; whether it was a call of `wake`."""
+    def _pause(self, queues: Sequence[str], seen: tuple[int, int, int], seconds: float) -> bool:
+        """Sleep until something has changed since these counts; whether it was a call of `wake`, or word of a job."""
+        wakes, _, told = seen
         with self._changed:
-            self._changed.wait_for(lambda: (self._wakes, self._told) != (wakes, told), seconds)
-            return self._wakes != wakes
+            self._changed.wait_for(lambda: (self._wakes, self._lost, self._count(queues)) != seen, seconds)
+            return self._wakes != wakes or self._count(queues) != told
 
-    def _any_ready(self, queues: Sequence[str]) -> bool:
-        return (
-            bool(queues) and self._connection.command("EXISTS", *(f"{self._key}:ready:{name}" for name in queues)) > 0
-        )
+    def _count(self, queues: Sequence[str]) -> int:
+        return sum(self._told.get(queue, 0) for queue in queues)
 
     def _listen(self) -> "Listener":
         with self._changed:
             if self._listener is None:
-                self._listener = Listener(self._connection, f"{self._key}:wake", self._tell, self._changed)
+                channel = f"{self._key}:wake:{self._name}"
+                self._listener = Listener(self._connection, channel, self._tell, self._lose, self._changed)
             return self._listener
 
-    def _tell(self) -> None:
+    def _tell(self, queue: str) -> None:
         with self._changed:
-            self._told += 1
+            waited = self._waiting[queue] > 0
+            self._told[queue] = self._told.get(queue, 0) + 1
+            self._changed.notify_all()
+        if not waited:
+            with suppress(Unavailable):
+                self._call(PASS_ON, [queue])
+
+    def _lose(self) -> None:
+        with self._changed:
+            self._lost += 1
             self._changed.notify_all()
 
 
 class Listener:
     """The thread that reads the subscription, on a connection of its own."""
 
-    def __init__(self, connection: Connection, channel: str, tell: Callable[[], None], changed: Condition) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        channel: str,
+        tell: Callable[[str], None],
+        lose: Callable[[], None],
+        changed: Condition,
+    ) -> None:
+        """tell: gets each message. lose: called whenever some may have been missed."""
         self._connection = connection
         self._channel = channel
         self._tell = tell
+        self._lose = lose
         self._changed = changed
         self._stopping = False
         self._tried = False
@@ -160,8 +198,8 @@ class Listener:
         match message:
             case [b"subscribe", *_]:
                 self._report(subscribed=True)
-            case [b"message", *_]:
-                self._tell()
+            case [b"message", _, queue]:
+                self._tell(queue.decode())
             case _:  # the answer to a ping
                 pass
 
@@ -170,4 +208,4 @@ class Listener:
         with self._changed:
             self.is_subscribed = subscribed
             self._tried = True
-        self._tell()
+        self._lose()

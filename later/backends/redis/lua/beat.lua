@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- Renew a server's lease unless it has run out.
 --
 -- ARGV[3] server, [4] lease in microseconds, [5] the server's note.

@@ -1,4 +1,4 @@
--- uses: job index move
+-- uses: base wake job index move
 -- Go on with telling children that their parents have ended (see lib/move.lua).
 --
 -- ARGV[3...] ids of parents, in order; none: the oldest that are left from calls whose callers died.

@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- The Processing jobs in a server's name, oldest claim first.
 --
 -- ARGV[3] server. Returns {id, epoch, worker} each.

@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- The schedules whose time has come.
 --
 -- ARGV[3] limit.

@@ -1,4 +1,4 @@
--- uses: job index move usual
+-- uses: base wake job index move usual
 -- A worker's whole turn: report changes, claim by reference, claim what is next.
 --
 -- ARGV[3] server, [4] worker, [5] limit, [6] number of changes, [7] number of refs; then

@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- Jobs with all that is known of them.
 --
 -- ARGV[3...] ids. Returns per id false, or {record, payload or false, result or false, fields and values of the history,

@@ -1,4 +1,4 @@
--- uses: job index create
+-- uses: base wake plain job index create
 -- Store new jobs. Each is decided by itself, in order; a parent may stand earlier in the call.
 --
 -- ARGV[3...], three per job: id, payload, and "priority max_crashes delay run_at type queue on" with delay in

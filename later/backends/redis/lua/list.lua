@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- Walk along one index of times, newest first, and pick the jobs of some queues and types.
 --
 -- ARGV[3] index without the prefix (at:STATE or c:SERVER), [4] and [5] score and id to begin after ("" for the top),

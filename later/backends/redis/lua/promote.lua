@@ -1,4 +1,4 @@
--- uses: job index move
+-- uses: base wake job index move
 -- Move Scheduled jobs whose time has come to Enqueued. Also looks again at unreadable jobs, some of them per call.
 --
 -- ARGV[3] limit.

@@ -1,4 +1,4 @@
--- uses: job index move
+-- uses: base wake job index move
 -- Remove ended jobs that were kept long enough; a Failed one becomes Deleted instead.
 --
 -- ARGV[3] limit.

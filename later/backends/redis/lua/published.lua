@@ -1,4 +1,4 @@
--- uses: job index
+-- uses: base wake job index
 -- The broker has these: take them out of the outbox, unless they have moved on since.
 --
 -- ARGV[3...], two per ref: id, epoch. Returns nothing.

@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- The records of jobs, without payload, result and history.
 --
 -- ARGV[3...] ids. Returns {id, record, publish_by or ""} for each that exists, with false for an unreadable record.

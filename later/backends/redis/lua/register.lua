@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- Record a new server; a known one stays as it is.
 --
 -- ARGV[3] server, [4] what is known of it (not read here), [5] lease in microseconds. Returns nothing.

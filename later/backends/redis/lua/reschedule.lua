@@ -1,4 +1,4 @@
--- uses: job index create move
+-- uses: base wake job index create move
 -- Change one schedule; make and move jobs in the same step.
 --
 -- ARGV[3] id, [4] the version that it has now ("0": there is none), [5] next_at or "", [6] "" to remove it, else "+" and

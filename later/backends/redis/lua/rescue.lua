@@ -1,4 +1,4 @@
--- uses: job index move
+-- uses: base wake job index move
 -- Take claims from dead servers: those whose lease has run out, those named, and those that unregistered.
 --
 -- ARGV[3] limit, [4...] servers named dead.

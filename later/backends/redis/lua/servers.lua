@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- All registered servers.
 --
 -- Returns {id, "started_at JSON", lease_until, number of claims, note} each.

@@ -1,4 +1,4 @@
--- uses: job index
+-- uses: base wake job index
 -- The broker has lost what it had confirmed: put Enqueued jobs back into the outbox, the oldest first.
 --
 -- ARGV[3] and [4] state_at and id to begin after ("" for the oldest), [5] microseconds for which a job has been Enqueued

@@ -1,4 +1,4 @@
--- uses: job index
+-- uses: base wake job index
 -- Enqueued jobs that the broker has not confirmed in time; they are listed again after a while.
 --
 -- ARGV[3] limit, [4] microseconds until then.

@@ -1,4 +1,4 @@
--- uses: job
+-- uses: base job
 -- Forget a server. Its claims stay, to be rescued.
 --
 -- ARGV[3] server. Returns nothing.

@@ -101,28 +101,15 @@ local function insert(id, payload, head)
   return create(id, payload, job)
 end
 
--- How many of these jobs are stored already.
-local function count_stored(ids)
-  local stored = 0
-  for first = 1, #ids, 4000 do
-    local keys = {}
-    for i = first, math.min(first + 3999, #ids) do
-      keys[#keys + 1] = JOB .. ids[i]
-    end
-    stored = stored + call('EXISTS', unpack(keys))
-  end
-  return stored
-end
-
 -- Insert the jobs of ARGV[first...last], three values per job as insert.lua tells. Returns a verdict per job.
 local function insert_all(first, last)
-  local ids, verdicts = {}, {}
+  local keys, verdicts = {}, {}
   for i = first, last, 3 do
-    ids[#ids + 1] = ARGV[i]
+    keys[#keys + 1] = JOB .. ARGV[i]
   end
-  if count_stored(ids) == 0 then
-    for _, id in ipairs(ids) do
-      jobs[id] = false
+  if in_parts('EXISTS', nil, keys) == 0 then
+    for i = first, last, 3 do
+      jobs[ARGV[i]] = false
     end
   end
   for i = first, last, 3 do

@@ -126,18 +126,6 @@ local function pass_over(key, id)
   put(key, id, false)
 end
 
--- A call takes few thousand arguments only.
-local function in_parts(command, key, list)
-  if #list <= 4000 then
-    return #list > 0 and call(command, key, unpack(list)) or 0
-  end
-  local changed = 0
-  for first = 1, #list, 4000 do
-    changed = changed + call(command, key, unpack(list, first, math.min(first + 3999, #list)))
-  end
-  return changed
-end
-
 -- Before the first write: fails where a key holds something that is not ours. Returns the sizes.
 local function check()
   local sizes = {}
@@ -154,12 +142,6 @@ local function check()
     call('HLEN', prefix .. 'n')
   end
   return sizes
-end
-
-local function write_strings()
-  for first = 1, #strings, 4000 do
-    call('MSET', unpack(strings, first, math.min(first + 3999, #strings)))
-  end
 end
 
 local function write_jobs()
@@ -179,7 +161,7 @@ local function write_jobs()
     end
     job.fields, job.trim, job.result = nil, nil, nil
   end
-  write_strings()
+  in_parts('MSET', nil, strings)
   for _, id in ipairs(removed) do
     call('UNLINK', JOB .. id, PAYLOAD .. id, RESULT .. id, HISTORY .. id)
   end
@@ -200,8 +182,8 @@ local function write_index(sizes)
     local taken = in_parts('ZREM', prefix .. key, fewer)
     local added = in_parts('ZADD', prefix .. key, more)
     local kind, name = string.match(key, '^(%l+):(.*)$')
-    if kind == 'ready' and size == 0 and added > 0 then
-      call('PUBLISH', prefix .. 'wake', name)
+    if kind == 'ready' then
+      wake(name, added)
     elseif kind == 'c' then
       if size == 0 and added > 0 then
         call('SADD', prefix .. 'holders', name)

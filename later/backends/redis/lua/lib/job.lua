@@ -1,39 +1,4 @@
--- One job: how it is stored, read and recorded. Every script begins with this file.
---
--- Keys. KEYS[1] is `later:{NAMESPACE}`; every other key begins with it and a colon, so that all keys of an app share
--- one hash tag, and with it one slot of a cluster. The scripts build those names themselves.
---
---   later:{ns}              string  version of this layout
---   later:{ns}:j:ID         string  the record of a job: the fields of FIELDS, separated by spaces; the reason comes last,
---                                   as it is
---   later:{ns}:p:ID         string  its payload, not read here
---   later:{ns}:r:ID         string  its result with a "+" before it, not read here; absent: none
---   later:{ns}:h:ID         hash    its history: 1, 2, ... to "state at attempt server worker LENGTH reason error", where
---                                   LENGTH counts the bytes of the reason, and the error is not read here. An absent 1
---                                   is the usual beginning: Enqueued at `created_at` without a reason
---   later:{ns}:k:ID         zset    children of a job: sequence number + BAND * (0 Awaiting, 1 not ended, 2 ended)
---   later:{ns}:at:STATE     zset    jobs by state_at; of every state but Processing
---   later:{ns}:c:SERVER     zset    Processing jobs of a server by state_at, the time of the claim
---   later:{ns}:x:SERVER     hash    id to epoch of its Processing jobs whose cancel was asked for
---   later:{ns}:ready:QUEUE  zset    Enqueued jobs in the order of claims: (9 - priority) * LINE + turn
---   later:{ns}:due          zset    Scheduled jobs by run_at
---   later:{ns}:publish      zset    Enqueued jobs by publish_by; with a broker
---   later:{ns}:expire       zset    ended jobs by expires_at. One that is kept for a child may be missing; the last
---                                   child's end puts it back
---   later:{ns}:todo         zset    ended jobs that have not told all of their children yet (see lib/move.lua)
---   later:{ns}:unreadable   zset    "INDEX SCORE ID" by the time to look again: jobs that were taken out of an index,
---                                   because their records are not what later wrote (see `pass_over`)
---   later:{ns}:holders      set     servers that have a c:SERVER
---   later:{ns}:servers      hash    registered servers: "started_at JSON"
---   later:{ns}:leases       zset    registered servers by lease_until
---   later:{ns}:notes        hash    what the last beats of registered servers said, where they said something
---   later:{ns}:schedules    hash    id of a schedule to "version next_at body", where next_at may be ""
---   later:{ns}:ticks        zset    schedules by next_at
---   later:{ns}:n            hash    "STATE QUEUE" to the number of jobs
---   later:{ns}:wake         channel a message with a queue's name when that queue has got its first job
---
--- ARGV[1] is the time in microseconds, or "" for the server's own; ARGV[2] is "1" when a broker is in use. What
--- follows is told by each script. Times stay text wherever they are not calculated with: Lua's `..` would round them.
+-- One job: how it is stored, read and recorded.
 --
 -- Nearly all jobs are Enqueued, claimed and Succeed, and that is all (see lib/usual.lua). While a job has this usual life,
 -- or is new in any state, its record tells its history, and no other is stored: ENTRIES is then "".
@@ -43,29 +8,10 @@
 --
 -- A script reads and decides first and writes last, in `flush`: what fails half-way in Redis stays half-written.
 
-local call = redis.call
-local prefix = KEYS[1] .. ':'
-local JOB, PAYLOAD, RESULT, HISTORY = prefix .. 'j:', prefix .. 'p:', prefix .. 'r:', prefix .. 'h:'
-
-local NOW = ARGV[1]
-if NOW == '' then
-  local time = call('TIME')
-  NOW = time[1] .. string.format('%06d', time[2])
-end
-local now = tonumber(NOW)
-local OUTBOX = ARGV[2] == '1'
-
-local BAND = 2 ^ 50
-local LINE = 2 ^ 49
-
 local texts = {} -- records that this call has read and not yet split, by id
 local jobs = {} -- those that it has split; false: there is no such job, or it is unreadable
 local unreadable = {} -- ids of jobs whose record is not what later wrote
 local dirty = {} -- those of `jobs` that `flush` has to write
-
-local function after(delay)
-  return string.format('%.0f', now + delay)
-end
 
 -- Put values into a reason that comes from the core: \1, \2, ... are its blanks.
 local function fill(template, ...)
