@@ -1,6 +1,7 @@
 """What is special about the SQLite storage, beyond the contract."""
 
 import re
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ from typing import Protocol
 
 import pytest
 
-from later.backends.sqlite import SQLite
+from later.backends.sqlite import SQLite, bells, wakeup
 from later.backends.sqlite.rows import PAYLOAD_IN_ROW
 from later.backends.sqlite.statements import SQL
+from later.backends.sqlite.storage import SQLiteStorage
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
 from later.core.records import SECOND, Claimant, InsertVerdict, JobQuery, NewJob, On, Ref, ServerInfo, State
+from tests.support.waiting import until
 
 BY = Claimant("server", "1")
 LEASE = 60 * SECOND
@@ -257,3 +260,130 @@ def test_a_row_that_no_state_allows_is_refused(open_storage: Open, file: Path, w
     with pytest.raises(sqlite3.IntegrityError):
         other.execute(f"UPDATE later_job SET {wrong}")
     other.close()
+
+
+def test_only_claims_that_may_be_made_again_are_not_synced(open_storage: Open) -> None:
+    storage = open_storage()
+    assert isinstance(storage, SQLiteStorage)
+    register(storage)
+    level = "FULL"
+    synced: list[str] = []
+    """How each commit was."""
+
+    def trace(statement: str) -> None:
+        nonlocal level
+        if statement.startswith("PRAGMA synchronous = "):
+            level = statement.rsplit(" ", 1)[1]
+        if statement == "COMMIT":
+            synced.append(level)
+
+    def claim() -> list[Change]:
+        claims = storage.exchange(BY, queues=["default"], limit=2).next
+        return [Change(found.id, Cause.SUCCEED, epoch=found.epoch, server=BY.server) for found in claims]
+
+    storage.insert([new_job("1"), new_job("2"), new_job("3"), new_job("4")._replace(max_crashes=0)])
+    with storage._database.write() as connection:
+        connection.set_trace_callback(trace)
+    synced.clear()
+
+    ended = claim()
+    assert synced == ["NORMAL"]
+    storage.exchange(BY, ended)
+    assert synced == ["NORMAL", "FULL"]
+    assert [change.id for change in claim()] == ["3", "4"]
+    assert synced == ["NORMAL", "FULL", "FULL"]
+    ref = storage.insert([new_job("5")])[0].ref
+    assert ref is not None
+    storage.exchange(BY, refs=[ref])
+    assert synced[3:] == ["FULL", "NORMAL"]
+    ref = storage.insert([new_job("6")._replace(max_crashes=0)])[0].ref
+    assert ref is not None
+    storage.exchange(BY, refs=[ref])
+    assert synced[5:] == ["FULL", "FULL"]
+    assert [held.id for held in storage.claims(BY.server)] == ["3", "4", "5", "6"]
+
+
+# --- waking other processes
+
+
+def waiting(storage: Storage, queue: str = "default") -> tuple[threading.Thread, list[bool]]:
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(storage.wait([queue], 30)))
+    thread.start()
+    return thread, answers
+
+
+def bells_of(file: Path) -> list[Path]:
+    folder = Path(f"{file}-wake")
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("processes", ["the same", "another"])
+def test_who_waits_is_woken_and_does_not_look(
+    open_storage: Open, file: Path, monkeypatch: pytest.MonkeyPatch, processes: str
+) -> None:
+    monkeypatch.setattr(wakeup, "_POLL", 20)
+    storage = open_storage()
+    other = open_storage() if processes == "another" else storage
+    thread, answers = waiting(storage)
+    until(lambda: bells_of(file))
+
+    other.insert([new_job("1")])
+
+    thread.join(10)
+    assert answers == [True]
+    assert bells_of(file) == []
+
+
+def test_a_bell_of_a_process_that_was_killed_is_taken_down(open_storage: Open, file: Path) -> None:
+    folder = Path(f"{file}-wake")
+    folder.mkdir()
+    gone = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with bells._address(folder / "gone") as address:
+        gone.bind(address)
+    gone.close()
+    storage = open_storage()
+
+    storage.insert([new_job("1")])
+
+    assert list(folder.iterdir()) == []
+
+
+def test_the_folder_goes_with_the_last_who_waits(open_storage: Open, file: Path) -> None:
+    storage, other = open_storage(), open_storage()
+    thread, answers = waiting(storage)
+    until(lambda: bells_of(file))
+    other.close()
+    assert len(bells_of(file)) == 1
+
+    storage.close()
+
+    thread.join(10)
+    assert answers == [True]
+    storage.close()
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name]
+
+
+def test_where_nobody_can_ring_it_looks(open_storage: Open, file: Path) -> None:
+    Path(f"{file}-wake").touch()  # no folder
+    storage, other = open_storage(), open_storage()
+    thread, answers = waiting(storage)
+    other.insert([new_job("1")])
+    thread.join(10)
+    assert answers == [True]
+
+
+@pytest.mark.parametrize("length", [20, 90, 110, 220])
+def test_paths_of_any_length_have_bells(tmp_path: Path, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wakeup, "_POLL", 20)
+    monkeypatch.setattr(wakeup, "_POLL_ALONE", 20)
+    file = tmp_path / ("f" * (length - 5))
+    storages = [SQLite(file).open_storage(StorageOptions("test")) for _ in range(2)]
+    storages[0].migrate()
+    thread, answers = waiting(storages[0])
+    until(lambda: bells_of(file))
+    storages[1].insert([new_job("1")])
+    thread.join(10)
+    assert answers == [True]
+    for storage in storages:
+        storage.close()

@@ -75,8 +75,11 @@ class Database:
         self._readers: list[Connection] = []
 
     @contextmanager
-    def write(self) -> Generator[Connection]:
+    def write(self, *, lightly: bool = False) -> Generator[Connection]:
         """One write transaction: committed, and synced, when the block ends; rolled back when it raises.
+
+        lightly: not synced. The next transaction that is syncs
+        this one too; a crash of the machine before that, though not one of a process, undoes it.
 
         BEGIN IMMEDIATE: what is read in it cannot change before the commit, and no reader has to become a writer,
         which fails when another one was faster. Waits up to the timeout for the turn, then raises Unavailable.
@@ -91,6 +94,8 @@ class Database:
                 )
             try:
                 connection = self._writer = self._writer or self._open(writes=True)
+                if lightly:
+                    connection.execute("PRAGMA synchronous = NORMAL")
                 try:
                     # Within: an interrupt may come between the BEGIN and the next line.
                     self._begin(connection, deadline)
@@ -99,6 +104,9 @@ class Database:
                 except BaseException:
                     _end(connection, "ROLLBACK")
                     raise
+                finally:
+                    if lightly:
+                        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             except sqlite3.Error as error:
                 # It may be broken (an I/O error) or the file another one by now: the next call opens anew.
                 if self._writer is not None and primary_code(error) != sqlite3.SQLITE_BUSY:

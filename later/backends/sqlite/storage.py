@@ -87,6 +87,10 @@ class Schedules:
         self._view.rows("remove_schedule", id=schedule_id)
 
 
+class _NotLightlyError(Exception):
+    """A claim that must be on the disk before its handler begins."""
+
+
 class SQLiteStorage(Storage):
     """Every call is one transaction. What may turn out to have nothing to do reads first, and then neither waits for
     the write lock nor syncs: an idle server costs a few reads."""
@@ -110,7 +114,7 @@ class SQLiteStorage(Storage):
 
     @override
     def close(self) -> None:
-        self._wakeup.wake()
+        self._wakeup.close()
         self._database.close()
 
     def _app(self) -> int:
@@ -133,9 +137,9 @@ class SQLiteStorage(Storage):
             yield View(connection, app, self._clock())
 
     @contextmanager
-    def _writing(self) -> Generator[View]:
+    def _writing(self, *, lightly: bool = False) -> Generator[View]:
         app = self._app()
-        with self._database.write() as connection:
+        with self._database.write(lightly=lightly) as connection:
             yield View(connection, app, self._clock())
 
     def _move(self, rows: Transaction, change: Change, now: Micros) -> tuple[Ref, ...]:
@@ -180,11 +184,30 @@ class SQLiteStorage(Storage):
         queues: Sequence[str] = (),
         limit: int = 0,
     ) -> Exchanged:
-        if not changes:
-            with self._reading() as view:
-                if not _may_claim(view, by, refs, queues, limit):
-                    return Exchanged((), (None,) * len(refs), ())
-        with self._writing() as view:
+        if changes:
+            return self._turn(by, changes, refs, queues, limit)
+        with self._reading() as view:
+            if not _may_claim(view, by, refs, queues, limit):
+                return Exchanged((), (None,) * len(refs), ())
+        try:
+            # Claims that a crash of the machine undoes are made again, as if their worker had died, which it has.
+            return self._turn(by, changes, refs, queues, limit, lightly=True)
+        except _NotLightlyError:
+            return self._turn(by, changes, refs, queues, limit)
+
+    def _turn(
+        self,
+        by: Claimant,
+        changes: Sequence[Change],
+        refs: Sequence[Ref],
+        queues: Sequence[str],
+        limit: int,
+        *,
+        lightly: bool = False,
+    ) -> Exchanged:
+        """lightly: see `Database.write`. Raises _NotLightlyError then, with nothing done, for a job that may not be run
+        twice."""
+        with self._writing(lightly=lightly) as view:
             rows = view.jobs()
             rows.prefetch(change.id for change in changes)
             # The others end a job only when its cancel was asked for or its crashes are used up: rare, and asked then.
@@ -200,6 +223,8 @@ class SQLiteStorage(Storage):
                 batch = list(steps.next_batch(rows.ready(queues, limit), limit))
                 rows.prefetch(job.parent for job in batch if job.parent is not None)
                 taken = [_claim(rows, job, job.epoch, by, view.now) for job in batch]
+                if lightly and any(claim is not None and _is_once(rows, claim) for claim in (*by_ref, *taken)):
+                    raise _NotLightlyError
                 rows.flush()
                 exchanged = Exchanged(applied, by_ref, tuple(claim for claim in taken if claim is not None))
         self._announce(any(item.enqueued for item in applied))
@@ -429,6 +454,12 @@ def _claim(rows: Transaction, job: JobRecord | None, epoch: int, by: Claimant, n
         rows.save(job, step.job, step.entry)
     parent = None if job.parent is None else rows.load(job.parent)
     return lifecycle.claim_of(step.job, parent, now)
+
+
+def _is_once(rows: Transaction, claim: Claim) -> bool:
+    """Whether the job may not be run again when its worker dies."""
+    job = rows.load(claim.id)
+    return job is not None and job.max_crashes == 0
 
 
 def _pairs(refs: Sequence[Ref]) -> str:
