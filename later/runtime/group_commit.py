@@ -50,11 +50,31 @@ class _Call:
         return self.results
 
 
+class _Turn:
+    """An event for one thread that waits once. `threading.Event` has several locks and a queue of waiters, which is
+    most of what a call among a hundred costs."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # it is set
+            return
+
+    def wait(self, timeout: float) -> bool:
+        return self._lock.acquire(timeout=timeout)
+
+
 class _SyncCall(_Call):
     def __init__(self, jobs: Sequence[NewJob], ends: float) -> None:
         super().__init__(jobs, ends)
         self.leads = False
-        self.turn: threading.Event | None = None
+        self.turn: _Turn | None = None
         """Set when the call is settled, and when its caller is to lead. None for a caller that led at once."""
 
 
@@ -100,7 +120,7 @@ class GroupCommit:
                 self._waiting.append(call)
                 call.leads, self._led = not self._led, True
                 if not call.leads:
-                    call.turn = threading.Event()
+                    call.turn = _Turn()
             if call.turn is None or self._follow(call, call.turn):
                 self._lead(call)
         except BaseException:  # an interrupt, between any two steps: nobody must wait for this caller to lead
@@ -142,7 +162,7 @@ class GroupCommit:
         if background is not None:
             background.shutdown(wait=False)
 
-    def _follow(self, call: _SyncCall, turn: threading.Event) -> bool:
+    def _follow(self, call: _SyncCall, turn: _Turn) -> bool:
         """Wait for another caller to write this call; True when this caller is to lead after all."""
         if not turn.wait(max(0.0, call.ends - self._clock())):
             self._give_up(call)
@@ -249,12 +269,12 @@ class GroupCommit:
                 return []
 
     def _settle(self, calls: Sequence[_Call], error: Exception | None) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for call in calls:
-            with self._lock:
-                if call.settled:  # its caller has given up
-                    continue
+        with self._lock:
+            waiting = [call for call in calls if not call.settled]  # the others have given up
+            for call in waiting:
                 call.error, call.settled = error, True
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for call in waiting:
             if isinstance(call, _SyncCall):
                 if call.turn is not None:
                     call.turn.set()

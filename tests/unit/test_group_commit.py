@@ -18,7 +18,7 @@ from typing_extensions import override
 from later import StorageFull, Unavailable
 from later.core.records import Inserted, InsertVerdict, NewJob, Ref, State
 from later.runtime import group_commit
-from later.runtime.group_commit import BATCH_BYTES, BATCH_JOBS, GroupCommit, _SyncCall
+from later.runtime.group_commit import BATCH_BYTES, BATCH_JOBS, GroupCommit, _SyncCall, _Turn
 
 _Result = TypeVar("_Result")
 
@@ -327,13 +327,13 @@ def test_a_closed_one_has_no_thread_and_can_be_used_again(setup: Setup) -> None:
         until(lambda: not own())
 
 
-class InterruptedEvent(threading.Event):
+class InterruptedTurn(_Turn):
     """Ctrl-C arrives while the caller waits for it; `meanwhile` happens at that moment."""
 
     meanwhile: Callable[[], None] = staticmethod(lambda: None)
 
     @override
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float) -> bool:
         self.meanwhile()
         raise KeyboardInterrupt
 
@@ -353,8 +353,8 @@ def test_an_interrupted_follower_leaves_nobody_waiting(
             verdicts(first)
             until(lambda: isinstance(setup.commit._waiting[0], _SyncCall) and setup.commit._waiting[0].leads)
 
-    monkeypatch.setattr(InterruptedEvent, "meanwhile", staticmethod(meanwhile))
-    monkeypatch.setattr(threading, "Event", InterruptedEvent)
+    monkeypatch.setattr(InterruptedTurn, "meanwhile", staticmethod(meanwhile))
+    monkeypatch.setattr(group_commit, "_Turn", InterruptedTurn)
     with pytest.raises(KeyboardInterrupt):
         setup.commit.insert([job("b")])
     setup.storage.let_all_through()
