@@ -136,7 +136,7 @@ class PostgresStorage(Storage):
         queues = {new.queue for new, start in started if start.state is State.ENQUEUED}
 
         def work(session: Session) -> set[str]:
-            with session.batch():
+            with session.batch(commits=True):
                 created = session.send(sql["insert_plain"], self._values(**plain.values))
                 twins = session.send(sql["drop_twins"], {"ids": plain.values["ids"]})
                 self._send_commit(session, queues)
