@@ -65,7 +65,8 @@ class Effort:
 
 @dataclass
 class Run:
-    """What one run found. `failures`: why its figures do not count; empty when all is well."""
+    """What one run found. `failures`: why its figures do not count; empty when all is well. `remarks`: what readers
+    should know beside them."""
 
     system: str
     round: int
@@ -73,6 +74,7 @@ class Run:
     figures: dict[str, float] = field(default_factory=dict[str, float])
     failures: list[str] = field(default_factory=list[str])
     tenths: list[float] = field(default_factory=list[float])
+    remarks: list[str] = field(default_factory=list[str])
 
 
 def measure(system: System, place: Place, number: int, effort: Effort) -> Run:
@@ -225,7 +227,8 @@ class _Measurement:
         if missing:
             self._run.failures.append(f"{missing} of {self._sent} jobs never ran")
         if again:
-            self._run.failures.append(f"{again} of {self._sent} jobs ran again")
+            told = self._run.remarks if self._system.repeats else self._run.failures
+            told.append(f"{again} of {self._sent} jobs ran again")
         done = self._recorded()
         if done != self._sent:
             self._run.failures.append(f"{done} of {self._sent} jobs are recorded as done")

@@ -118,6 +118,7 @@ def _about(report: Report) -> str:
     lines += [f"- Not measured: {name} ({_flat(reason)})" for name, reason in report.absent.items()]
     for run in report.runs:
         lines += [f"- **FAILED**: {run.system}, round {run.round}: {_flat(failure)}" for failure in run.failures]
+        lines += [f"- {run.system}, round {run.round}: {_flat(remark)}" for remark in run.remarks]
     return "\n".join(["## Conditions", "", *lines])
 
 

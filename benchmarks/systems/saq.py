@@ -18,6 +18,7 @@ def _saq(group: Group, guarantees: str, *recorded: str) -> System:
         bulk=False,
         jobs=5_000,
         recorded=recorded,
+        repeats=True,
     )
 
 

@@ -25,6 +25,7 @@ class System:
     verbs: what more its producer can do, of those in `benchmarks.producer`.
     recorded: what to ask the server for the number of jobs that are recorded as done, see `benchmarks.recorded`; empty
         where nothing tells.
+    repeats: it runs a few jobs again though nothing goes wrong, which "at least once" allows; told, and no failure.
     bare: a bare loop, of which only rates are wanted.
     """
 
@@ -42,6 +43,7 @@ class System:
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     verbs: frozenset[str] = frozenset()
     recorded: tuple[str, ...] = ()
+    repeats: bool = False
     bare: bool = False
 
     def needs(self) -> tuple[str, ...]:

@@ -42,3 +42,20 @@ def test_a_job_that_never_ran_is_noticed() -> None:
     )
     run = measure(replace(system, worker=("{python}", "-c", program)), made(system.environment), 1, QUICK)
     assert run.failures == ["1 of 400 jobs never ran", "1 of 400 jobs ran again"]
+    assert run.remarks == []
+
+
+def test_of_a_system_that_repeats_it_is_told_and_does_not_count_against_its_figures() -> None:
+    [system] = chosen("bare:sqlite")
+    program = (
+        "from benchmarks.bare import job, on_sqlite\n"
+        "def twice(number, sent, report=job.report):\n"
+        "    report(number, sent)\n"
+        "    if number == 7: report(number, sent)\n"
+        "job.report = twice\n"
+        "on_sqlite.work()"
+    )
+    repeating = replace(system, worker=("{python}", "-c", program), repeats=True)
+    run = measure(repeating, made(system.environment), 1, QUICK)
+    assert run.failures == []
+    assert run.remarks == ["1 of 400 jobs ran again"]
