@@ -273,18 +273,11 @@ class GroupCommit:
             waiting = [call for call in calls if not call.settled]  # the others have given up
             for call in waiting:
                 call.error, call.settled = error, True
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for call in waiting:
-            if isinstance(call, _SyncCall):
-                if call.turn is not None:
-                    call.turn.set()
-            elif isinstance(call, _AsyncCall):
-                by_loop.setdefault(call.loop, []).append(call.done)
-        for loop, futures in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_finish, futures)
-            except RuntimeError:  # the loop was closed: nobody waits any more
-                continue
+        try:
+            _tell(waiting)
+        except BaseException:  # an interrupt: they are settled, and nobody else would tell them
+            _tell(waiting)
+            raise
 
     def _give_up(self, call: _Call) -> None:
         """The caller's time is over: settle the call unless it is settled, or its caller is to lead just now."""
@@ -297,6 +290,22 @@ class GroupCommit:
     def _forget(self, call: _Call) -> None:
         if call in self._waiting:
             self._waiting.remove(call)
+
+
+def _tell(calls: Sequence[_Call]) -> None:
+    """Wake up whoever waits for these. May be repeated."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for call in calls:
+        if isinstance(call, _SyncCall):
+            if call.turn is not None:
+                call.turn.set()
+        elif isinstance(call, _AsyncCall):
+            by_loop.setdefault(call.loop, []).append(call.done)
+    for loop, futures in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_finish, futures)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            continue
 
 
 def _finish(futures: "list[asyncio.Future[None]]") -> None:

@@ -48,6 +48,8 @@ class Working:
         self._answers = Lane(f"later-answer-{name}")
         self._under_way = 0
         self._returned = threading.Condition(threading.Lock())
+        self._wanted = False
+        """Whether the wait that was asked for last is still wanted."""
         self._ending = threading.Event()
         self.post = self._loop.post
         self.start = self._loop.start
@@ -68,10 +70,12 @@ class Working:
                 self._begins()
                 self._pool.follow(lambda: self._returns(self._call(command)))
             case engine.Wait(queues, timeout):
+                self._wanted = True
                 self._begins()
                 self._pool.put(lambda: self._returns(self._wait(queues, timeout)))
             case engine.Wake():
-                self._answers.submit(self._storage.wake)
+                self._wanted = False
+                self._answers.submit(self._wake)
             case engine.Receive():
                 self._begins()
                 self._pool.put(lambda: self._returns(self._receive(command)))
@@ -116,7 +120,15 @@ class Working:
             return engine.ListFailed()
         return engine.ExchangeRefused(kind) if refused else engine.ExchangeFailed()
 
+    def _wake(self) -> None:
+        try:
+            self._storage.wake()
+        except Exception as error:  # noqa: BLE001  the wait ends by itself
+            log.warning("the storage did not end a wait: %s", error)
+
     def _wait(self, queues: Sequence[str], timeout: float) -> engine.Event:
+        if not self._wanted:
+            return engine.Woken(hint=False)
         try:
             return engine.Woken(self._storage.wait(queues, timeout))
         except Exception as error:  # noqa: BLE001  a hint that fails is only a missing hint

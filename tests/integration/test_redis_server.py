@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import redis
@@ -392,11 +392,11 @@ def test_a_job_is_told_to_one_of_those_that_wait(server: RedisServer, client: "r
     storages = [opened(server.url) for _ in range(3)]
     storages[0].migrate()
     waiters = [waiting(storage) for storage in storages]
-    until(lambda: client.scard("later:{app}:waiting:q") == 3)
+    until(lambda: client.zcard("later:{app}:waiting:q") == 3)
 
     for number in range(1, 4):
         storages[0].insert([new(f"job-{number}")])
-        assert client.scard("later:{app}:waiting:q") == 3 - number
+        assert client.zcard("later:{app}:waiting:q") == 3 - number
         until(lambda number=number: sum(len(answers) for _, answers in waiters) == number)  # type: ignore[misc]
 
     for (thread, answers), storage in zip(waiters, storages, strict=True):
@@ -409,11 +409,11 @@ def test_as_many_are_told_as_there_are_jobs(server: RedisServer, client: "redis.
     storages = [opened(server.url) for _ in range(3)]
     storages[0].migrate()
     waiters = [waiting(storage) for storage in storages]
-    until(lambda: client.scard("later:{app}:waiting:q") == 3)
+    until(lambda: client.zcard("later:{app}:waiting:q") == 3)
 
     storages[0].insert([new("1"), new("2")])
 
-    assert client.scard("later:{app}:waiting:q") == 1
+    assert client.zcard("later:{app}:waiting:q") == 1
     storages[0].insert([NewJob("3", "t", "q", b"{}", delay=1)])  # which `promote` enqueues
     until(lambda: storages[0].promote(10).enqueued)
     for (thread, answers), storage in zip(waiters, storages, strict=True):
@@ -428,7 +428,7 @@ def test_who_has_gone_is_passed_over(storage: Storage, server: RedisServer, clie
     gone.close()
     until(lambda: not client.pubsub_channels())
     thread, answers = waiting(storage)
-    until(lambda: client.scard("later:{app}:waiting:q") == 2)
+    until(lambda: client.zcard("later:{app}:waiting:q") == 2)
 
     storage.insert([new()])
 
@@ -446,8 +446,38 @@ def test_word_that_nobody_waits_for_any_more_is_passed_on(
 
     thread.join(20)
     assert answers == [True]
-    assert client.scard("later:{app}:waiting:q") == 0
+    assert client.zcard("later:{app}:waiting:q") == 0
     busy.close()
+
+
+def test_who_claims_all_it_has_room_for_tells_another_of_the_rest(storage: Storage, client: "redis.Redis") -> None:
+    thread, answers = waiting(storage)
+    until(lambda: client.zcard("later:{app}:waiting:q") == 1)
+    [(name, since)] = cast("Any", client).zrange("later:{app}:waiting:q", 0, -1, withscores=True)
+    client.delete("later:{app}:waiting:q")
+    storage.insert([new("1"), new("2")])  # somebody was told who has room for one
+    client.zadd("later:{app}:waiting:q", {name: since})
+
+    assert len(storage.exchange(BY, queues=["q"], limit=1).next) == 1
+
+    thread.join(20)
+    assert answers == [True]
+
+
+def test_who_does_not_wait_any_more_is_forgotten(storage: Storage, client: "redis.Redis") -> None:
+    client.zadd("later:{app}:waiting:q", {"a worker of yesterday": 1, "of this moment": 2**60})
+    assert not storage.wait(["q"], 0.01)
+    names = client.zrange("later:{app}:waiting:q", 0, -1)
+    assert len(names) == 2
+    assert b"a worker of yesterday" not in names
+
+
+def test_where_nobody_can_be_listed_it_looks(storage: Storage, client: "redis.Redis") -> None:
+    client.set("later:{app}:waiting:q", "not ours")
+    thread, answers = waiting(storage)
+    storage.insert([new()])
+    thread.join(20)
+    assert answers == [True]
 
 
 def test_connections_may_be_made_again_any_number_of_times(server: RedisServer) -> None:

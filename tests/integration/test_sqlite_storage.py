@@ -1,6 +1,8 @@
 """What is special about the SQLite storage, beyond the contract."""
 
+import os
 import re
+import resource
 import socket
 import sqlite3
 import threading
@@ -339,7 +341,7 @@ def test_a_bell_of_a_process_that_was_killed_is_taken_down(open_storage: Open, f
     folder = Path(f"{file}-wake")
     folder.mkdir()
     gone = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with bells._address(folder / "gone") as address:
+    with bells._address(folder / ("0" * 32)) as address:
         gone.bind(address)
     gone.close()
     storage = open_storage()
@@ -387,3 +389,38 @@ def test_paths_of_any_length_have_bells(tmp_path: Path, length: int, monkeypatch
     assert answers == [True]
     for storage in storages:
         storage.close()
+
+
+@pytest.mark.parametrize("how", ["a link", "a folder"])
+def test_what_others_have_put_in_its_place_is_left_alone(
+    open_storage: Open, file: Path, tmp_path: Path, how: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    if how == "a link":
+        elsewhere.mkdir()
+        Path(f"{file}-wake").symlink_to(elsewhere)
+    else:
+        elsewhere = Path(f"{file}-wake")
+        elsewhere.mkdir()
+    names = {"precious.txt", "f" * 32}
+    for name in names:
+        (elsewhere / name).touch()
+    storage = open_storage()
+    storage.insert([new_job("1")])
+    assert storage.wait(["default"], 0)
+    assert not storage.wait(["another"], 0.01)
+    storage.close()
+    assert {path.name for path in elsewhere.iterdir()} == names
+
+
+def test_it_waits_in_a_process_with_many_open_files(open_storage: Open) -> None:
+    storage = open_storage()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_200)]
+    try:
+        assert not storage.wait(["default"], 0.01)
+    finally:
+        for each in many:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

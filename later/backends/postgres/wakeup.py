@@ -81,11 +81,10 @@ class Wakeup:
                 return False
 
     def _pause(self, queues: Sequence[str], wakes: int, seen: list[int], seconds: float) -> bool:
-        """Sleep until something has changed since these counts; whether it was a call of `wake`, or word of a job. That
-        is not looked into: who asks for the job says as much, in the same time."""
+        """Sleep until something has changed since these counts; whether it was a call of `wake`."""
         with self._changed:
             self._changed.wait_for(lambda: self._wakes != wakes or self._seen(queues) != seen, seconds)
-            return self._wakes != wakes or self._seen(queues)[1:] != seen[1:]
+            return self._wakes != wakes
 
     def _seen(self, queues: Sequence[str]) -> list[int]:
         return [self._lost, *(self._enqueues.get(queue, 0) for queue in queues)]

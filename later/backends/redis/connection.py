@@ -101,11 +101,18 @@ class Connection:
         except ResponseError:
             self._idle.append(line)
             raise
-        except BaseException:
+        except BaseException as error:
             line.disconnect()  # its answer may still come
+            if isinstance(error, FAILURES):
+                self._drop_idle()  # the server that they lead to may be gone without a word
             raise
         self._idle.append(line)
         return answer
+
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for line in idle:
+            line.disconnect()
 
     def _take(self) -> Any:
         """A connection for one call."""
@@ -146,9 +153,7 @@ class Connection:
     def close(self) -> None:
         with self._lock:
             client, self._client = self._client, None
-            idle, self._idle = self._idle, []
-        for line in idle:
-            line.disconnect()
+        self._drop_idle()
         if client is not None:
             client.close()
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from later.backends.redis.connection import FAILURES, Connection
 from later.backends.redis.scripts import PASS_ON, WAIT, Script
-from later.core.errors import Unavailable
+from later.core.errors import LaterError
 
 _PING_EVERY: Final = 5.0
 """Seconds without a message after which the subscription is tried. One that does not answer in as long is dead: a
@@ -23,12 +23,18 @@ _RETRY_EVERY: Final = 0.5
 _FALLBACK: Final = 1.0
 """Seconds between looks at the queues while there is no subscription."""
 
+_READY: Final = 1
+_LISTED: Final = 0
+"""What wait.lua answers."""
+
 
 class Wakeup:
     """Messages are hints. Who waits looks at the queues first, in the step in which it asks to be told, and again
     whenever the subscription was broken, so that a lost message costs time only.
 
-    A job is told to one of those that wait for its queue. So a message that nobody waits for any more is passed on.
+    A job is told to one of those that wait for its queue. So a message that nobody waits for any more is passed on, and
+    who claims all that it has room for and leaves more tells another. When the one that was told has vanished without a
+    word (its host is gone, or it is stopped), the job waits until the next look of another: a few seconds.
     One thread per process listens, from the first `wait` until `close`; it sleeps in the kernel while nothing comes.
     """
 
@@ -84,10 +90,12 @@ class Wakeup:
         while True:
             with self._changed:
                 lost, told = self._lost, self._count(queues)
-            if queues and self._call(WAIT, [self._name, *queues]):
+            found = self._call(WAIT, [self._name, *queues]) if queues else _LISTED
+            if found == _READY:
                 return True
             left = deadline - time.monotonic()
-            if self._pause(queues, (wakes, lost, told), left if listener.is_subscribed else min(left, _FALLBACK)):
+            is_told = listener.is_subscribed and found == _LISTED
+            if self._pause(queues, (wakes, lost, told), left if is_told else min(left, _FALLBACK)):
                 return True
             if deadline <= time.monotonic():
                 return False
@@ -97,7 +105,12 @@ class Wakeup:
         wakes, _, told = seen
         with self._changed:
             self._changed.wait_for(lambda: (self._wakes, self._lost, self._count(queues)) != seen, seconds)
-            return self._wakes != wakes or self._count(queues) != told
+            is_told = self._count(queues) != told
+            if self._wakes == wakes:
+                return is_told
+        if is_told:  # who calls `wake` may not want a job any more
+            self._pass_on(queues)
+        return True
 
     def _count(self, queues: Sequence[str]) -> int:
         return sum(self._told.get(queue, 0) for queue in queues)
@@ -114,8 +127,13 @@ class Wakeup:
             waited = self._waiting[queue] > 0
             self._told[queue] = self._told.get(queue, 0) + 1
             self._changed.notify_all()
-        if not waited:
-            with suppress(Unavailable):
+            closed = self._listener is None
+        if not waited and not closed:
+            self._pass_on([queue])
+
+    def _pass_on(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            with suppress(LaterError):  # those who wait look by themselves too
                 self._call(PASS_ON, [queue])
 
     def _lose(self) -> None:
@@ -165,9 +183,11 @@ class Listener:
     def _run(self) -> None:
         while not self._stopping:
             # The server or the network is gone. Those who wait meet the same error on their own connections.
-            with suppress(*FAILURES):
-                self._read()
-            self._report(subscribed=False)
+            try:
+                with suppress(*FAILURES):
+                    self._read()
+            finally:
+                self._report(subscribed=False)
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping, _RETRY_EVERY)
 

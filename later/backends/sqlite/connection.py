@@ -94,9 +94,9 @@ class Database:
                 )
             try:
                 connection = self._writer = self._writer or self._open(writes=True)
-                if lightly:
-                    connection.execute("PRAGMA synchronous = NORMAL")
                 try:
+                    if lightly:
+                        connection.execute("PRAGMA synchronous = NORMAL")
                     # Within: an interrupt may come between the BEGIN and the next line.
                     self._begin(connection, deadline)
                     yield connection
@@ -106,7 +106,7 @@ class Database:
                     raise
                 finally:
                     if lightly:
-                        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+                        self._sync_again(connection)
             except sqlite3.Error as error:
                 # It may be broken (an I/O error) or the file another one by now: the next call opens anew.
                 if self._writer is not None and primary_code(error) != sqlite3.SQLITE_BUSY:
@@ -115,6 +115,13 @@ class Database:
                 raise translate(error, self.path) from error
             finally:
                 self._writing.release()
+
+    def _sync_again(self, connection: Connection) -> None:
+        try:
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        except sqlite3.Error:  # its transaction could not be ended
+            _close(connection)
+            self._writer = None
 
     def _begin(self, connection: Connection, deadline: float) -> None:
         pause = _FIRST_PAUSE

@@ -223,7 +223,7 @@ class SQLiteStorage(Storage):
                 batch = list(steps.next_batch(rows.ready(queues, limit), limit))
                 rows.prefetch(job.parent for job in batch if job.parent is not None)
                 taken = [_claim(rows, job, job.epoch, by, view.now) for job in batch]
-                if lightly and any(claim is not None and _is_once(rows, claim) for claim in (*by_ref, *taken)):
+                if lightly and any(claim is not None and _is_grave(rows, claim) for claim in (*by_ref, *taken)):
                     raise _NotLightlyError
                 rows.flush()
                 exchanged = Exchanged(applied, by_ref, tuple(claim for claim in taken if claim is not None))
@@ -456,10 +456,10 @@ def _claim(rows: Transaction, job: JobRecord | None, epoch: int, by: Claimant, n
     return lifecycle.claim_of(step.job, parent, now)
 
 
-def _is_once(rows: Transaction, claim: Claim) -> bool:
-    """Whether the job may not be run again when its worker dies."""
+def _is_grave(rows: Transaction, claim: Claim) -> bool:
+    """Whether the job may not be run again when its worker dies, or has seen one die."""
     job = rows.load(claim.id)
-    return job is not None and job.max_crashes == 0
+    return job is not None and (job.max_crashes == 0 or job.crashes > 0)
 
 
 def _pairs(refs: Sequence[Ref]) -> str:

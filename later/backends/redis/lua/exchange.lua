@@ -96,6 +96,17 @@ local function claim_next(claims)
   end
 end
 
+-- Who has claimed all that it has room for leaves the word of what is left to another.
+local function pass_on(claims)
+  if #claims == 4 * LIMIT then
+    for i = FIRST_QUEUE, #ARGV do
+      if call('EXISTS', prefix .. 'ready:' .. ARGV[i]) == 1 then
+        wake(ARGV[i], 1)
+      end
+    end
+  end
+end
+
 local function add_payloads(claims)
   local ids = {}
   for i = 1, #claims, 4 do
@@ -158,6 +169,7 @@ if lease and tonumber(lease) > now then
   flush()
   claim_next(claims)
   flush()
+  pass_on(claims)
   add_payloads(by_ref)
   add_payloads(claims)
 end

@@ -30,7 +30,8 @@
 --   later:{ns}:schedules    hash    id of a schedule to "version next_at body", where next_at may be ""
 --   later:{ns}:ticks        zset    schedules by next_at
 --   later:{ns}:n            hash    "STATE QUEUE" to the number of jobs
---   later:{ns}:waiting:QUEUE set    processes that wait for a job of the queue (see lib/wake.lua), by a name of each
+--   later:{ns}:waiting:QUEUE zset   processes that wait for a job of the queue (see lib/wake.lua), by a name of each, by
+--                                   the time at which they began
 --   later:{ns}:wake:NAME    channel a message with a queue's name to one of them when the queue has got a job
 --
 -- ARGV[1] is the time in microseconds, or "" for the server's own; ARGV[2] is "1" when a broker is in use. What

@@ -6,6 +6,7 @@ local cancels = {} -- server to id to epoch; false: take it out
 local removed = {} -- ids of jobs to forget
 local strings = {} -- keys and values to store, by turns
 local parents = {} -- ids of jobs one of whose children has ended
+local news = {} -- queue to the number of jobs that it has got
 local turns = {} -- "PRIORITY QUEUE" to the last score given
 
 local function store(key, value)
@@ -183,7 +184,7 @@ local function write_index(sizes)
     local added = in_parts('ZADD', prefix .. key, more)
     local kind, name = string.match(key, '^(%l+):(.*)$')
     if kind == 'ready' then
-      wake(name, added)
+      news[name] = added
     elseif kind == 'c' then
       if size == 0 and added > 0 then
         call('SADD', prefix .. 'holders', name)
@@ -229,5 +230,9 @@ local function flush()
   write_jobs()
   write_index(sizes)
   write_rest()
+  for queue, added in pairs(news) do
+    wake(queue, added)
+  end
+  news = {}
   dirty, strings, index, counts, cancels, removed, parents = {}, {}, {}, {}, {}, {}, {}
 end

@@ -59,6 +59,8 @@ local function insert_plain()
   for queue, found in pairs(queues) do
     in_parts('ZADD', found.key, found.more)
     call('HINCRBY', prefix .. 'n', 'e ' .. queue, #found.more / 2)
+  end
+  for queue, found in pairs(queues) do
     wake(queue, #found.more / 2)
   end
   return verdicts
