@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -45,6 +46,12 @@ class Context:
             "BENCH_FOLDER": str(folder),
         }
 
+    def of(self, system: System) -> "Context":
+        """The same for a variant of the system."""
+        made = copy(self)
+        made.system = system
+        return made
+
     def command(self, parts: Sequence[str], **more: object) -> list[str]:
         values = {
             "python": self._place.python,
@@ -75,6 +82,10 @@ class ProducerProcess:
                 text=True,
                 bufsize=1,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def ask(self, verb: str, **request: float) -> tuple[float, Value]:
         """The seconds that it took, and what it returned. Raises SystemFailed."""
