@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import count
-from typing import Self
+from typing import Any, Self, cast
 
 import pytest
+from pika.adapters.select_connection import IOLoop
 
 from later.backends.rabbitmq import RabbitMQ, Trouble
 from later.backends.rabbitmq.broker import RabbitBroker
+from later.backends.rabbitmq.driver import Connection
 from later.backends.rabbitmq.session import SILENCE
 from later.core.errors import BackendError, Unavailable
 from later.core.ports import BrokerOptions, BrokerState, Delivery
@@ -301,6 +303,34 @@ def test_attempts_are_spaced(proxy: Proxy, behind: RabbitBroker) -> None:
         time.sleep(0.005)
     assert errors > 50
     assert 3 <= proxy.accepted <= 10
+
+
+def test_a_defect_of_the_driver_at_the_end_leaves_nothing_open(
+    proxy: Proxy, behind: RabbitBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when pika tells twice that an attempt to connect has failed."""
+    closed: list[bool] = []
+    abort, close = Connection.abort, IOLoop.close
+
+    def faulty(connection: Connection) -> None:
+        abort(connection)
+        while not connection.is_closed:
+            cast("Any", connection).ioloop.start()
+        raise TypeError("'NoneType' object is not callable")
+
+    def noted(loop: IOLoop) -> None:
+        close(loop)
+        closed.append(True)
+
+    monkeypatch.setattr(Connection, "abort", faulty)
+    monkeypatch.setattr(IOLoop, "close", noted)
+    proxy.black_hole()
+    thread, results = waiting(behind)
+    until(lambda: proxy.accepted, "an attempt to connect")
+    behind.close()
+    thread.join()
+    until(lambda: closed)
+    assert [type(result) for result in results] == [Unavailable]
 
 
 def test_nothing_waits_for_a_server_that_is_gone(rabbitmq_server: RabbitServer, broker: RabbitBroker) -> None:

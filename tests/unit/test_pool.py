@@ -24,6 +24,10 @@ def pool_of() -> Iterator[Callable[[int], Pool]]:
             pool.close()
 
 
+def threads_of_pools() -> list[str]:
+    return [name for name in later_threads() if name.startswith("later-test-")]
+
+
 def test_what_follows_runs_in_the_same_thread_without_waking_another(pool_of: Callable[[int], Pool]) -> None:
     pool, ended = pool_of(4), threading.Event()
     threads: list[int] = []
@@ -40,7 +44,7 @@ def test_what_follows_runs_in_the_same_thread_without_waking_another(pool_of: Ca
     assert ended.wait(DEADLINE)
     assert len(threads) == 101
     assert len(set(threads)) == 1
-    assert later_threads() == ["later-test-0"]
+    assert threads_of_pools() == ["later-test-0"]
 
 
 def test_only_one_call_follows_the_others_run_at_once(pool_of: Callable[[int], Pool]) -> None:
@@ -72,12 +76,12 @@ def test_there_are_never_more_threads_than_allowed(pool_of: Callable[[int], Pool
 
     for _ in range(10):
         pool.put(wait)
-    until(lambda: len(later_threads()) == 2)
+    until(lambda: len(threads_of_pools()) == 2)
     go_on.set()
 
     for _ in range(10):
         assert ran.acquire(timeout=DEADLINE)
-    assert len(later_threads()) == 2
+    assert len(threads_of_pools()) == 2
 
 
 def test_from_another_thread_it_is_as_put(pool_of: Callable[[int], Pool]) -> None:

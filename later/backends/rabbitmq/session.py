@@ -201,10 +201,18 @@ class Session(ABC):
             log.exception("the connection to %s is made anew after a defect", self.place)
             self._end(translate(error, self._target), Trouble.LOST)
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Close what is open, however the session has ended."""
+        try:
             if self._connection is not None and not self._connection.is_closed:
                 self._connection.abort()
                 while not self._connection.is_closed:
                     self._loop.start()
+        except Exception as error:  # noqa: BLE001  pika's, of an attempt to connect that ends in two ways at once
+            log.debug("the connection to %s ended with a defect: %r", self.place, error)
+        finally:
             self._loop.close()
 
     def _on_open(self, connection: Connection) -> None:

@@ -115,6 +115,7 @@ class SwitchedBroker(Broker):
     def __init__(self, broker: Broker, off: Event) -> None:
         self._broker = broker
         self._off = off
+        self._wakes = 0
         self.capabilities = broker.capabilities
 
     def _reached(self) -> Broker:
@@ -132,11 +133,11 @@ class SwitchedBroker(Broker):
 
     @override
     def receive(self, queues: Sequence[str], limit: int, wait: float) -> list[Delivery]:
-        end = time.monotonic() + wait
+        end, wakes = time.monotonic() + wait, self._wakes
         while True:
             # In short turns, so that the switch is noticed.
             deliveries = self._reached().receive(queues, limit, min(0.1, max(0.0, end - time.monotonic())))
-            if deliveries or time.monotonic() >= end:
+            if deliveries or time.monotonic() >= end or self._wakes != wakes:
                 return deliveries
 
     @override
@@ -149,6 +150,7 @@ class SwitchedBroker(Broker):
 
     @override
     def wake(self) -> None:
+        self._wakes += 1
         self._broker.wake()
 
     @override
