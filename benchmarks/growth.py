@@ -5,9 +5,7 @@ finished jobs that are kept, the scheduled ones, the number of workers, the payl
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks import servers
 from benchmarks.growth_page import POINTS, Point, draw, write
 from benchmarks.host import describe
 from benchmarks.installing import FOLDER, ROOT, made
-from benchmarks.ledger import VARIABLE, Ledger
+from benchmarks.ledger import Ledger
 from benchmarks.measuring import steady_rate
 from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers, end_tidily
 from benchmarks.producer import SIZE
+from benchmarks.stand import stand
 from benchmarks.systems import chosen
 from benchmarks.systems.system import System
 from tests.support.servers import MissingProgramError
@@ -115,16 +113,8 @@ class Session:
 @contextmanager
 def session(system: System, **variables: str) -> Generator[Session]:
     """Raises SystemFailed, MissingProgramError."""
-    folder = Path(tempfile.mkdtemp(prefix="later-growth-"))
-    try:
-        with servers.running(system.needs()) as running:
-            ledger = Ledger(folder / "ledger")
-            told = {**servers.variables(running), VARIABLE: str(ledger.path), **variables}
-            context = Context(system, made(system.environment), folder, told)
-            with ProducerProcess(context) as producer:
-                yield Session(context, producer, ledger)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with stand(system, made(system.environment), **variables) as one:
+        yield Session(one.context, one.producer, one.ledger)
 
 
 def backlog(system: System, scale: Scale) -> Iterator[Point]:

@@ -1,22 +1,18 @@
 """One run of one system: fresh servers and processes, every figure, and the check that each job ran once."""
 
-import shutil
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
-from benchmarks import servers
 from benchmarks.host import CpuMeter
 from benchmarks.installing import Place
-from benchmarks.ledger import VARIABLE, Ledger, Ran
-from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers
+from benchmarks.ledger import Ran
+from benchmarks.processes import SystemFailed, Workers
 from benchmarks.recorded import recorded
-from benchmarks.servers import Server
+from benchmarks.stand import Stand, stand
 from benchmarks.systems.system import System
 from tests.support.servers import MissingProgramError
 
@@ -80,37 +76,22 @@ class Run:
 def measure(system: System, place: Place, number: int, effort: Effort) -> Run:
     """Never raises for what the system does: see `Run.failures`."""
     run = Run(system.name, number, min(system.jobs, effort.jobs))
-    folder = Path(tempfile.mkdtemp(prefix="later-bench-"))
     try:
-        with servers.running(system.needs()) as running:
-            ledger = Ledger(folder / "ledger")
-            variables = {**servers.variables(running), VARIABLE: str(ledger.path)}
-            context = Context(system, place, folder, variables)
-            with ProducerProcess(context) as producer:
-                _Measurement(run, context, producer, ledger, running, effort).all()
+        with stand(system, place) as made:
+            _Measurement(run, made, effort).all()
     except (SystemFailed, MissingProgramError) as error:
         run.failures.append(str(error))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return run
 
 
 class _Measurement:
-    def __init__(
-        self,
-        run: Run,
-        context: Context,
-        producer: ProducerProcess,
-        ledger: Ledger,
-        running: Sequence[Server],
-        effort: Effort,
-    ) -> None:
+    def __init__(self, run: Run, made: Stand, effort: Effort) -> None:
         self._run = run
-        self._context = context
-        self._system = context.system
-        self._producer = producer
-        self._ledger = ledger
-        self._servers = running
+        self._context = made.context
+        self._system = made.context.system
+        self._producer = made.producer
+        self._ledger = made.ledger
+        self._servers = made.servers
         self._effort = effort
         self._sent = 0
 

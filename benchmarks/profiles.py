@@ -4,18 +4,15 @@ py-spy looks at the stacks of all threads from outside, some hundred times a sec
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
-from benchmarks import servers
 from benchmarks.host import cpu_seconds, with_descendants
 from benchmarks.installing import ROOT, InstallError, Pinned, made
-from benchmarks.ledger import VARIABLE, Ledger
-from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers, end_tidily
+from benchmarks.processes import SystemFailed, Workers, end_tidily
+from benchmarks.stand import stand
 from benchmarks.systems import chosen
 from benchmarks.systems.system import System
 from tests.support.servers import MissingProgramError
@@ -32,25 +29,17 @@ _PORTION: Final = 5_000
 def record(system: System, jobs: int, file: Path) -> None:
     """Raises InstallError, SystemFailed, MissingProgramError."""
     spy = made(_PROFILER).programs / "py-spy"
-    folder = Path(tempfile.mkdtemp(prefix="later-profile-"))
-    try:
-        with servers.running(system.needs()) as running:
-            ledger = Ledger(folder / "ledger")
-            variables = {**servers.variables(running), VARIABLE: str(ledger.path)}
-            context = Context(system, made(system.environment), folder, variables)
-            with ProducerProcess(context) as producer:
-                producer.ask("prepare")
-                for _ in range(0, jobs, _PORTION):
-                    producer.ask("many", count=_PORTION)
-                    if "settle" in system.verbs:
-                        producer.ask("settle")
-                with Workers(context, system.processes) as workers:
-                    workers.wait_until(lambda: len(ledger) >= jobs // 20, _PATIENCE, "the first jobs")
-                    # What works, not what watches it.
-                    busiest = max(with_descendants(workers.pids), key=lambda pid: cpu_seconds([pid]))
-                    _spy(spy, busiest, file)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with stand(system, made(system.environment)) as one:
+        one.producer.ask("prepare")
+        for _ in range(0, jobs, _PORTION):
+            one.producer.ask("many", count=_PORTION)
+            if "settle" in system.verbs:
+                one.producer.ask("settle")
+        with Workers(one.context, system.processes) as workers:
+            workers.wait_until(lambda: len(one.ledger) >= jobs // 20, _PATIENCE, "the first jobs")
+            # What works, not what watches it.
+            busiest = max(with_descendants(workers.pids), key=lambda pid: cpu_seconds([pid]))
+            _spy(spy, busiest, file)
 
 
 def _spy(spy: Path, pid: int, file: Path) -> None:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from benchmarks import servers
 from benchmarks.host import CpuMeter, describe, with_descendants
 from benchmarks.installing import ROOT, made
-from benchmarks.ledger import VARIABLE, Ledger
+from benchmarks.ledger import Ledger
 from benchmarks.page import table, write_part
 from benchmarks.processes import Context, ProducerProcess, SystemFailed, Workers, end_tidily
 from benchmarks.producer import BULK
+from benchmarks.stand import stand
 from benchmarks.systems import chosen
 from benchmarks.systems.system import System
 from tests.support.servers import MissingProgramError
@@ -195,21 +194,13 @@ def measure(system: System, singles: int, many: int) -> dict[str, Cost]:
     """By stage. Raises SystemFailed and MissingProgramError."""
     if shutil.which("strace") is None:
         raise MissingProgramError("strace is not installed: apt-get install strace")
-    folder = Path(tempfile.mkdtemp(prefix="later-stages-"))
-    try:
-        with servers.running(system.needs()) as running:
-            ledger = Ledger(folder / "ledger")
-            variables = {**servers.variables(running), VARIABLE: str(ledger.path)}
-            context = Context(system, made(system.environment), folder, variables)
-            with ProducerProcess(context) as producer:
-                session = Session(context, producer, ledger, [server.pid for server in running])
-                return {
-                    "enqueue, one a call": session.enqueueing("one", singles),
-                    f"enqueue, {BULK} a call": session.enqueueing("many", many),
-                    "claim, run, report": session.draining(many),
-                }
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with stand(system, made(system.environment)) as one:
+        session = Session(one.context, one.producer, one.ledger, [server.pid for server in one.servers])
+        return {
+            "enqueue, one a call": session.enqueueing("one", singles),
+            f"enqueue, {BULK} a call": session.enqueueing("many", many),
+            "claim, run, report": session.draining(many),
+        }
 
 
 def text(about: str, costs: Mapping[str, Mapping[str, Cost]]) -> str:
