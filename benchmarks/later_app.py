@@ -9,19 +9,22 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel
 
+from benchmarks.copies import copy_on_postgres, copy_on_sqlite
 from benchmarks.ledger import report
 from benchmarks.producer import Producer, Verb, payload
 from later import JobContext, JobsBuilder, State, background_job
 from later.backends.sqlite import SQLite
 from later.core.lifecycle import Cause, Change
-from later.core.records import SECOND, Claimant, ServerInfo
+from later.core.records import SECOND, Claimant, NewJob, ServerInfo
+from later.runtime.ids import new_id
+
+DAY: Final = 24 * 3600 * SECOND
 
 
 class Noop(BaseModel):
@@ -70,13 +73,14 @@ async def async_nap(_ctx: JobContext[None], job: AsyncNap) -> None:
 
 
 _storage = os.environ.get("BENCH_POSTGRES") or os.environ.get("BENCH_REDIS")
+_file: Final = Path(os.environ.get("BENCH_FOLDER", ".")) / "bench.sqlite3"
 
 jobs = (
     JobsBuilder(
         None,
         "bench",
         os.environ.get("BENCH_AMQP") or None,
-        storage=_storage or SQLite(Path(os.environ.get("BENCH_FOLDER", ".")) / "bench.sqlite3"),
+        storage=_storage or SQLite(_file),
     )
     .with_noop_handler(noop)
     .with_nap_handler(nap)
@@ -156,16 +160,22 @@ def naps(request: Mapping[str, float], kind: type[Nap] | type[AsyncNap]) -> None
 
 
 def scheduled(request: Mapping[str, float]) -> None:
-    """`count` jobs for tomorrow, from `callers` threads. Their number is that of no job which is counted."""
-    callers, each = _shares(request)
-    waiting = Noop(number=-1, sent=0.0, body="")
+    """`count` jobs for tomorrow, 500 a call. Their number is that of no job which is counted."""
+    body = Noop(number=-1, sent=0.0, body="").model_dump_json().encode()
+    storage, left = jobs.storage(), int(request["count"])
+    while left > 0:
+        portion = min(left, 500)
+        storage.insert([NewJob(new_id(), "noop", "default", body, delay=DAY) for _ in range(portion)])
+        left -= portion
 
-    def calls(_caller: int) -> None:
-        for _ in range(each):
-            jobs.enqueue_delayed(waiting, timedelta(days=1))
 
-    with ThreadPoolExecutor(callers) as pool:
-        list(pool.map(calls, range(callers)))
+def copies(request: Mapping[str, float]) -> None:
+    """`count` finished jobs more, on Postgres and SQLite."""
+    url = os.environ.get("BENCH_POSTGRES")
+    if url:
+        copy_on_postgres(url, int(request["count"]))
+    else:
+        copy_on_sqlite(_file, int(request["count"]))
 
 
 _MORE: Final[dict[str, Verb]] = {
@@ -177,6 +187,7 @@ _MORE: Final[dict[str, Verb]] = {
     "naps": partial(naps, kind=Nap),
     "async_naps": partial(naps, kind=AsyncNap),
     "scheduled": scheduled,
+    "copies": copies,
 }
 
 if __name__ == "__main__":
