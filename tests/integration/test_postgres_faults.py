@@ -12,6 +12,9 @@ import psycopg
 import pytest
 
 from later.backends.postgres import Postgres
+from later.backends.postgres.connection import Database
+from later.backends.postgres.target import parse
+from later.backends.postgres.wire import Answer, Query, Wire
 from later.core.errors import Unavailable
 from later.core.lifecycle import Cause, Change
 from later.core.ports import Storage, StorageOptions
@@ -75,10 +78,89 @@ def persistently(call: Callable[[], object]) -> None:
 
 
 def test_an_idle_connection_that_was_cut_is_not_noticed(server: PostgresServer, storage: Storage) -> None:
-    for n in range(3):
+    for n in range(6):
         storage.insert([new_job(f"job-{n}")])
+        if n % 2:  # the second insert of a connection leaves the answer to its notification for the next call
+            cut(server)
+    assert storage.counts().total(State.ENQUEUED) == 6
+
+
+ONE = Query(b"SELECT 1")
+LOCK = Query(b"SELECT pg_advisory_xact_lock(1764)")
+DIVISION = Query(b"SELECT 1 / $1::integer", ("by",))
+
+
+@pytest.fixture
+def wire(server: PostgresServer) -> Iterator[Wire]:
+    """It has prepared the statements above."""
+    database = Database(parse(server.url), pooler=False, timeout=20, limit=1)
+    wire = database.open()
+    for query in (ONE, LOCK, DIVISION):
+        wire.send(query, {"by": 1})
+    wire.exchange()
+    yield wire
+    database.shut(wire)
+
+
+def send_unawaited(wire: Wire, query: Query) -> Answer:
+    """Exchanges `ONE`, and `query` behind it."""
+    answer = wire.send(ONE, {})
+    wire.divide()
+    wire.no_more_awaited()
+    wire.send(query, {"by": 0})
+    wire.exchange()
+    return answer
+
+
+def test_what_is_not_awaited_is_read_before_the_next_batch(server: PostgresServer, wire: Wire) -> None:
+    with administrator(server) as admin:
+        admin.execute("SELECT pg_advisory_lock(1764)")
+        assert send_unawaited(wire, LOCK).rows == [(1,)]
+        assert wire.idle
+        assert not wire.in_transaction
+    assert wire.alive(time.monotonic() + 20)
+    assert wire.idle
+    again = wire.send(ONE, {})
+    wire.exchange()
+    assert again.rows == [(1,)]
+
+
+def test_a_connection_whose_answer_does_not_come_is_given_up(server: PostgresServer, wire: Wire) -> None:
+    with administrator(server) as admin:
+        admin.execute("SELECT pg_advisory_lock(1764)")
+        send_unawaited(wire, LOCK)
+        assert not wire.alive(time.monotonic())
+
+
+def test_a_failure_of_what_is_not_awaited_is_not_told(wire: Wire) -> None:
+    for _ in range(2):
+        assert send_unawaited(wire, DIVISION).rows == [(1,)]
+        assert wire.alive(time.monotonic() + 20)
+
+
+def test_what_could_not_be_prepared_is_told_all_the_same(wire: Wire) -> None:
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            send_unawaited(wire, Query(b"SELECT FROM nowhere"))
+        assert wire.idle
+
+
+def test_a_failure_of_what_is_awaited_is_told(wire: Wire) -> None:
+    wire.send(DIVISION, {"by": 0})
+    wire.divide()
+    wire.no_more_awaited()
+    wire.send(ONE, {})
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        wire.exchange()
+    assert wire.idle
+
+
+def test_a_connection_that_is_cut_before_the_last_answer(server: PostgresServer, wire: Wire) -> None:
+    with administrator(server) as admin:
+        admin.execute("SELECT pg_advisory_lock(1764)")
+        send_unawaited(wire, LOCK)
         cut(server)
-    assert storage.counts().total(State.ENQUEUED) == 3
+    assert not wire.alive(time.monotonic() + 20)
 
 
 @pytest.mark.parametrize("how", ["cut", "restart"])

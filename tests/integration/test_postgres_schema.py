@@ -157,7 +157,7 @@ def statements_of_work(sql: Statements) -> dict[str, tuple[Any, dict[str, Any]]]
         "held_refs": (sql["held_refs"], {**claim, **refs}),
         "finish": (sql["finish"], {**now, **ends.values}),
         "insert_plain": (sql["insert_plain"], {**now, **plain.values}),
-        **{name: (sql[name], {**at, **ids}) for name in ("drop_twins", "lock_job", "lock_ended", "peek", "details")},
+        **{name: (sql[name], {**at, **ids}) for name in ("fail_on_ended", "lock_job", "lock_ended", "peek", "details")},
         **{name: (sql[name], {**at, **ids}) for name in ("errors", "children", "lock_awaiting", "remove", "expired")},
         **{name: (sql[name], at) for name in ("due", "next_due", "unpublished", "orphaned", "cancels", "held")},
         "confirm": (sql["confirm"], {**at, **refs}),

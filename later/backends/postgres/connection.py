@@ -79,6 +79,10 @@ class Session:
             self._begun = False
         self._wire.divide()
 
+    def no_more_awaited(self) -> None:
+        """After `commit`: what the block of `batch` still sends is not waited for, and its failure not told."""
+        self._wire.no_more_awaited()
+
     def finish(self) -> None:
         """Commit unless that was done."""
         if self._begun:
@@ -222,7 +226,7 @@ class Database:
         wire: Wire | None = None
         try:
             self._take(turn, deadline)
-            wire = self._idle_wire() or self.open()
+            wire = self._idle_wire(deadline) or self.open()
             wire.deadline = deadline
             yield wire
         except BaseException:
@@ -244,16 +248,21 @@ class Database:
             turn.closings = self._closings
             self._lent.add(turn)
 
-    def _idle_wire(self) -> Wire | None:
+    def _idle_wire(self, deadline: float) -> Wire | None:
         """The one used last, if the server has not ended it meanwhile."""
         while True:
             with self._changed:
                 if not self._idle:
                     return None
                 wire, _ = self._idle.pop()
-            if wire.alive():
+            alive = False
+            try:
+                alive = wire.alive(deadline)
+            finally:
+                if not alive:
+                    self.shut(wire)
+            if alive:
                 return wire
-            self.shut(wire)
 
     def _give_back(self, turn: _Turn, wire: Wire | None) -> None:
         now = time.monotonic()

@@ -58,6 +58,10 @@ _UNSETTLED: Final = 500
 T = TypeVar("T")
 
 
+class _TakenError(Exception):
+    """Nothing was inserted, for one of the ids is that of a job which has ended."""
+
+
 def capabilities(*, push: bool) -> StorageCapabilities:
     return StorageCapabilities(durable=True, shared=True, shared_between_hosts=True, push=push, transactional=True)
 
@@ -136,13 +140,20 @@ class PostgresStorage(Storage):
         queues = {new.queue for new, start in started if start.state is State.ENQUEUED}
 
         def work(session: Session) -> set[str]:
-            with session.batch(commits=True):
-                created = session.send(sql["insert_plain"], self._values(**plain.values))
-                twins = session.send(sql["drop_twins"], {"ids": plain.values["ids"]})
-                self._send_commit(session, queues)
-            return {job_id for (job_id,) in created.rows} - {job_id for (job_id,) in twins.rows}
+            try:
+                with session.batch(commits=True):
+                    inserted = session.send(sql["insert_plain"], self._values(**plain.values))
+                    session.send(sql["fail_on_ended"], {"ids": plain.values["ids"]})
+                    self._send_commit(session, queues)
+            except psycopg.errors.DivisionByZero as error:
+                raise _TakenError from error
+            [(free,)] = inserted.rows
+            return {new.id for new in jobs} if free is None else set(free)
 
-        created = self._database.run(work)
+        try:
+            created = self._database.run(work)
+        except _TakenError:
+            return self._insert_decided(jobs)
         self._wakeup.enqueued(queues)
         # Ids that are taken: mostly by the same jobs, when a call is repeated.
         taken = [new for new in jobs if new.id not in created]
@@ -353,6 +364,7 @@ class PostgresStorage(Storage):
         session.commit()
         if queues and self._pushes:
             values = {"channel": self._channel(), "queues": arrays.texts(list(queues))}
+            session.no_more_awaited()
             session.send(self._sql()["notify"], values)
 
     def _channel(self) -> str:

@@ -58,6 +58,10 @@ class Wire:
         self._names = 0
         self._sent: list[Answer | None] = []
         """What is to be answered; None: the end of a part that stands or falls as a whole."""
+        self._awaited: int | None = None
+        """So many of these are waited for; None: all."""
+        self._owed = False
+        """What is to be answered was not waited for."""
 
     @property
     def socket(self) -> int:
@@ -65,8 +69,8 @@ class Wire:
 
     @property
     def idle(self) -> bool:
-        """No transaction is open, and nothing is to be answered."""
-        return not self._sent and self._pgconn.transaction_status == pq.TransactionStatus.IDLE
+        """No transaction is open, and nobody waits for an answer."""
+        return self._owed or (not self._sent and self._pgconn.transaction_status == pq.TransactionStatus.IDLE)
 
     @property
     def in_transaction(self) -> bool:
@@ -97,13 +101,25 @@ class Wire:
         self._pgconn.pipeline_sync()
         self._sent.append(None)
 
+    def no_more_awaited(self) -> None:
+        """After `divide`: whether what is sent from here to the end of the batch succeeds matters to nobody, so
+        `exchange` need not wait for it, and may not tell. Then `alive` comes before the next batch."""
+        self._awaited = len(self._sent)
+
     def exchange(self) -> None:
         """Send the batch and read its answers. Raises the first error of the server, after the answers to the rest."""
         if not self._sent or self._sent[-1] is not None:
             self.divide()
         self._flush()
+        # Whether a statement could be prepared has to be known.
+        awaited = None if self._new else self._awaited
+        self._awaited = None
         failure: psycopg.Error | None = None
-        for answer in self._sent:
+        for place, answer in enumerate(self._sent):
+            if place == awaited and failure is None:
+                del self._sent[:place]
+                self._owed = True
+                return
             error = self._synchronised() if answer is None else self._read(answer)
             failure = failure or error
         self._sent.clear()
@@ -166,12 +182,27 @@ class Wire:
             texts.append(notification.extra.decode(errors="replace"))
         return texts
 
-    def alive(self) -> bool:
+    def alive(self, deadline: float) -> bool:
         """Whether an idle connection is still one. What a server says unasked is that it ends it, or nearly always."""
         if self.connection.closed:
             return False
+        if self._owed:
+            self.deadline = deadline
+            try:
+                self._read_owed()
+            except psycopg.Error:
+                return False
         self._poll.register(self._pgconn.socket, select.POLLIN)
         return not self._poll.poll(0)
+
+    def _read_owed(self) -> None:
+        for answer in self._sent:
+            if answer is not None:
+                self._read(answer)
+            elif (lost := self._synchronised()) is not None:
+                raise lost
+        self._sent.clear()
+        self._owed = False
 
     def close(self) -> None:
         with suppress(psycopg.Error):

@@ -102,39 +102,36 @@ SELECT {job} FROM {schema}.job AS j WHERE j.app = {app} AND j.id = ANY(%(parents
 SELECT {job} FROM {schema}.ended AS j WHERE j.app = {app} AND j.id = ANY(%(parents)s::text[]) ORDER BY j.id FOR SHARE;
 
 -- name: insert_plain
--- Jobs without parents. Times are given as distances from now. Tells the ids that were free.
-WITH {moment}, fresh AS MATERIALIZED (
-    SELECT nextval('{schema}.turn') AS num, f.*
-    FROM unnest(
-        %(ids)s::text[], %(types)s::text[], %(queues)s::text[], %(states)s::text[], %(reasons)s::text[],
-        %(ons)s::text[], %(epochs)s::integer[], %(priorities)s::smallint[], %(max_crashes)s::integer[],
-        %(run_in)s::bigint[], %(publish_in)s::bigint[], %(payloads)s::bytea[]
-    ) AS f (id, type, queue, state, reason, continues_on, epoch, priority, max_crashes, run_in, publish_in, payload)
-), created AS (
+-- Jobs without parents. Times are given as distances from now. Tells the ids that were free, or NULL when all were.
+WITH {moment}, created AS (
     INSERT INTO {schema}.job AS j ({columns})
     SELECT f.num, CASE WHEN f.state = 'Enqueued' THEN f.num END, {now}, {now}, {now} + f.run_in, NULL,
         {now} + f.publish_in, NULL, {app}, f.epoch, 0, 0, f.max_crashes, 1, f.priority, false, false, f.id, f.type,
         f.queue, f.state, f.continues_on, NULL, NULL, NULL, f.reason,
         ARRAY[ROW(f.state, {now}, f.reason, 0, NULL, NULL)::{schema}.entry], f.payload, NULL
-    FROM fresh AS f
+    FROM (
+        SELECT nextval('{schema}.turn') AS num, f.*
+        FROM unnest(
+            %(ids)s::text[], %(types)s::text[], %(queues)s::text[], %(states)s::text[], %(reasons)s::text[],
+            %(ons)s::text[], %(epochs)s::integer[], %(priorities)s::smallint[], %(max_crashes)s::integer[],
+            %(run_in)s::bigint[], %(publish_in)s::bigint[], %(payloads)s::bytea[]
+        ) AS f (id, type, queue, state, reason, continues_on, epoch, priority, max_crashes, run_in, publish_in, payload)
+        OFFSET 0
+    ) AS f
     ON CONFLICT (id, app) DO NOTHING
     RETURNING j.id, j.queue, j.state
 ), counted AS (
     INSERT INTO {schema}.tally (app, jobs, queue, state)
     SELECT {app}, count(*), queue, state FROM created GROUP BY queue, state
 )
-SELECT id FROM created;
+SELECT CASE WHEN count(*) < cardinality(%(ids)s::text[]) THEN coalesce(array_agg(id), '{}') END FROM created;
 
--- name: drop_twins
--- After every insert: an id that was taken by a job which has ended. A check before the insert could be passed by a job
--- that ends at this moment; no two rows are committed under one id, so the one in `job` is ours.
-WITH dropped AS (
-    DELETE FROM {schema}.job AS j WHERE j.app = {app} AND j.id = ANY({twins}) RETURNING j.id, j.queue, j.state
-), counted AS (
-    INSERT INTO {schema}.tally (app, jobs, queue, state)
-    SELECT {app}, -count(*), queue, state FROM dropped GROUP BY queue, state
-)
-SELECT id FROM dropped;
+-- name: fail_on_ended
+-- After every insert: a division by zero when an id was taken by a job which has ended. A check before the insert could
+-- be passed by a job that ends at this moment.
+SELECT 1 / (CASE WHEN EXISTS (
+    SELECT FROM {schema}.ended AS e WHERE e.app = {app} AND e.id = ANY(%(ids)s::text[])
+) THEN 0 ELSE 1 END);
 
 -- fragment: twins
 ARRAY(SELECT e.id FROM {schema}.ended AS e WHERE e.app = {app} AND e.id = ANY(%(ids)s::text[]))
@@ -163,7 +160,8 @@ f.num, CASE WHEN f.line THEN f.num END, f.created_at, f.state_at, f.run_at, NULL
     ARRAY[ROW(f.state, f.state_at, f.reason, f.attempt, NULL, NULL)::{schema}.entry], decode(f.payload, 'hex'), NULL
 
 -- name: fail_on_twins
--- `drop_twins` for who has found these ids free before: a division by zero when one was taken meanwhile.
+-- `fail_on_ended` for who has found these ids free before, and may have added ended jobs. No two rows are committed
+-- under one id, so the one in `job` is ours.
 SELECT 1 / (CASE count(*) WHEN 0 THEN 1 ELSE 0 END)
 FROM {schema}.job AS j
 WHERE j.app = {app} AND j.id = ANY({twins});

@@ -40,8 +40,8 @@ SELECT id FROM created;
 SELECT e.id FROM {schema}.ended AS e WHERE e.app = {app} AND e.id = ANY(%(ids)s::text[]);
 
 -- name: seal
--- After `insert_joining`: `drop_twins`, where `ended` names more ids than the transaction may see; and the notification,
--- which the server sends at the commit.
+-- After `insert_joining`: drops the jobs whose ids were taken by jobs which have ended, where `ended` names more ids than
+-- the transaction may see; and the notification, which the server sends at the commit.
 WITH dropped AS (
     DELETE FROM {schema}.job AS j
     WHERE j.app = {app} AND j.id = ANY(%(ids)s::text[]) AND (j.id = ANY({twins}) OR j.id = ANY(%(ended)s::text[]))
