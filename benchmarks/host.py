@@ -51,6 +51,19 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def switches(pids: Iterable[int]) -> int:
+    """How often threads of these processes, as far as they still live, have waited: for a lock, an answer, a timer."""
+    found = 0
+    for pid in pids:
+        for status in _PROC.glob(f"{pid}/task/*/status"):
+            try:
+                text = status.read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+            found += int(text.partition("\nvoluntary_ctxt_switches:")[2].split(maxsplit=1)[0])
+    return found
+
+
 def resident_bytes(pid: int) -> int:
     """RSS; 0 when the process has ended."""
     try:

@@ -1,8 +1,10 @@
 """Where the time of a job goes, stage by stage: `python -m benchmarks.stages`.
 
-Each stage is run twice. The first time the CPU time of the programs is taken; the second time strace counts their
-system calls, which slows them down several times, so that batches may be larger then than at full speed. What passes
-the loopback interface is counted by the kernel.
+Each stage is run twice. The first time the CPU time of the programs is taken, and how often their threads waited; the
+second time strace counts their system calls, which slows them down several times, so that batches may be larger then
+than at full speed. Calls for locks (futex) are left out: a thread that is stopped at every call by its tracer keeps
+others from the interpreter's lock, which makes most of them. What passes the loopback interface is counted by the
+kernel.
 """
 
 import argparse
@@ -17,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from benchmarks.host import CpuMeter, describe, with_descendants
+from benchmarks.host import CpuMeter, describe, switches, with_descendants
 from benchmarks.installing import ROOT, made
 from benchmarks.ledger import Ledger
 from benchmarks.page import table, write_part
@@ -34,6 +36,7 @@ _SYSTEMS: Final = "later:redis later:rabbitmq+redis later:postgres later:sqlite"
 _PAGE: Final = ROOT / "docs" / "explanation" / "performance.md"
 _SYNCS: Final = frozenset({"fsync", "fdatasync"})
 _SENDS: Final = frozenset({"sendto", "sendmsg", "write", "writev"})
+_LOCKS: Final = frozenset({"futex"})
 _LOOPBACK: Final = Path("/sys/class/net/lo/statistics/tx_bytes")
 _LINE: Final = re.compile(r"^ *[\d.]+ +[\d.]+ +\d+ +(\d+) +(?:\d+ +)?(\w+)$", re.MULTILINE)
 _PATIENCE: Final = 300.0
@@ -49,6 +52,8 @@ class Cost:
 
     client_time: float
     server_time: float
+    waits: float
+    """Of the client's threads: for a lock, an answer or a timer."""
     client_calls: float
     sends: float
     """Of the client: for a server, round trips and what is told beside them."""
@@ -56,6 +61,28 @@ class Cost:
     syncs: float
     loopback: float
     """Bytes, the headers of TCP and IP included."""
+
+
+class Effort(NamedTuple):
+    """What a stage took at full speed: seconds of CPU, and how often threads of the client waited."""
+
+    client: float
+    server: float
+    waits: float
+
+    def times(self, share: float) -> "Effort":
+        return Effort(*(value * share for value in self))
+
+
+class EffortMeter:
+    def __init__(self, client: Sequence[int], server: Sequence[int]) -> None:
+        self._meters = CpuMeter(client), CpuMeter(server)
+        self._client = client
+        self._switches = switches(with_descendants(client))
+
+    def effort(self) -> Effort:
+        client, server = (meter.seconds() for meter in self._meters)
+        return Effort(client, server, max(0, switches(with_descendants(self._client)) - self._switches))
 
 
 @dataclass(frozen=True)
@@ -66,11 +93,12 @@ class Calls:
     server: Counter[str]
     loopback: int
 
-    def per_job(self, count: int, time: tuple[float, float]) -> Cost:
+    def per_job(self, count: int, effort: "Effort") -> Cost:
         both = self.client + self.server
         return Cost(
-            client_time=time[0] / count * 1e6,
-            server_time=time[1] / count * 1e6,
+            client_time=effort.client / count * 1e6,
+            server_time=effort.server / count * 1e6,
+            waits=effort.waits / count,
             client_calls=self.client.total() / count,
             sends=sum(self.client[name] for name in _SENDS) / count,
             server_calls=self.server.total() / count,
@@ -116,7 +144,7 @@ def _strace(file: Path) -> list[str]:
 
 def counted(summary: str) -> Counter[str]:
     """The calls that a summary of `strace -c` tells of."""
-    return Counter({name: int(calls) for calls, name in _LINE.findall(summary) if name != "total"})
+    return Counter({name: int(calls) for calls, name in _LINE.findall(summary) if name not in {"total", *_LOCKS}})
 
 
 class Session:
@@ -133,10 +161,10 @@ class Session:
 
     def enqueueing(self, verb: str, count: int) -> Cost:
         """While no worker runs."""
-        meters = CpuMeter([self._producer.pid]), CpuMeter(self._backends)
+        meter = EffortMeter([self._producer.pid], self._backends)
         self._enqueue(verb, count)
-        client, server = (meter.seconds() for meter in meters)
-        return self._traced(lambda: self._enqueue(verb, count)).per_job(count, (client, server))
+        effort = meter.effort()
+        return self._traced(lambda: self._enqueue(verb, count)).per_job(count, effort)
 
     def draining(self, count: int) -> Cost:
         self._enqueue("many", count)
@@ -144,13 +172,12 @@ class Session:
         with Workers(self._context, self._context.system.processes) as workers:
             workers.wait_until(lambda: len(self._ledger) >= first, _PATIENCE, "the first jobs")
             before = len(self._ledger)
-            meters = CpuMeter(workers.pids), CpuMeter(self._backends)
+            meter = EffortMeter(workers.pids, self._backends)
             workers.wait_until(lambda: len(self._ledger) >= last, _PATIENCE, "the last jobs")
-            share = count / (len(self._ledger) - before)
-            client, server = (meter.seconds() * share for meter in meters)
+            effort = meter.effort().times(count / (len(self._ledger) - before))
             workers.wait_until(lambda: len(self._ledger) >= self._sent, _PATIENCE, "the last jobs")
         idle = self._traced_drain(0)
-        return self._traced_drain(count).less(idle).per_job(count, (client, server))
+        return self._traced_drain(count).less(idle).per_job(count, effort)
 
     def _enqueue(self, verb: str, count: int) -> None:
         for first in range(0, count, _PORTION):
@@ -209,6 +236,7 @@ def text(about: str, costs: Mapping[str, Mapping[str, Cost]]) -> str:
         "stage",
         "CPU of the program, µs",
         "CPU of the servers, µs",
+        "waits of its threads",
         "its system calls",
         "of these, sends and writes",
         "system calls of the servers",

@@ -88,18 +88,26 @@ def test_an_idle_connection_that_was_cut_is_not_noticed(server: PostgresServer, 
 ONE = Query(b"SELECT 1")
 LOCK = Query(b"SELECT pg_advisory_xact_lock(1764)")
 DIVISION = Query(b"SELECT 1 / $1::integer", ("by",))
+DEFERRED = Query(b"INSERT INTO public.deferred VALUES ($1::integer)", ("by",))
+"""Fails at the commit when it is repeated."""
 
 
 @pytest.fixture
 def wire(server: PostgresServer) -> Iterator[Wire]:
     """It has prepared the statements above."""
     database = Database(parse(server.url), pooler=False, timeout=20, limit=1)
+    with administrator(server) as admin:
+        admin.execute("CREATE TABLE public.deferred (number integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED)")
     wire = database.open()
-    for query in (ONE, LOCK, DIVISION):
-        wire.send(query, {"by": 1})
-    wire.exchange()
-    yield wire
-    database.shut(wire)
+    try:
+        for query in (ONE, LOCK, DIVISION, DEFERRED):
+            wire.send(query, {"by": 0 if query is DEFERRED else 1})
+        wire.exchange()
+        yield wire
+    finally:
+        database.shut(wire)
+        with administrator(server) as admin:
+            admin.execute("DROP TABLE public.deferred")
 
 
 def send_unawaited(wire: Wire, query: Query) -> Answer:
@@ -132,10 +140,12 @@ def test_a_connection_whose_answer_does_not_come_is_given_up(server: PostgresSer
         assert not wire.alive(time.monotonic())
 
 
-def test_a_failure_of_what_is_not_awaited_is_not_told(wire: Wire) -> None:
+@pytest.mark.parametrize("query", [DIVISION, DEFERRED])
+def test_a_failure_of_what_is_not_awaited_is_not_told(wire: Wire, query: Query) -> None:
     for _ in range(2):
-        assert send_unawaited(wire, DIVISION).rows == [(1,)]
+        assert send_unawaited(wire, query).rows == [(1,)]
         assert wire.alive(time.monotonic() + 20)
+        assert wire.idle
 
 
 def test_what_could_not_be_prepared_is_told_all_the_same(wire: Wire) -> None:
@@ -145,14 +155,58 @@ def test_what_could_not_be_prepared_is_told_all_the_same(wire: Wire) -> None:
         assert wire.idle
 
 
-def test_a_failure_of_what_is_awaited_is_told(wire: Wire) -> None:
-    wire.send(DIVISION, {"by": 0})
-    wire.divide()
-    wire.no_more_awaited()
-    wire.send(ONE, {})
-    with pytest.raises(psycopg.errors.DivisionByZero):
+@pytest.mark.parametrize(
+    ("query", "error"), [(DIVISION, psycopg.errors.DivisionByZero), (DEFERRED, psycopg.errors.UniqueViolation)]
+)
+@pytest.mark.parametrize("more", [False, True])
+def test_a_failure_of_what_is_awaited_is_told(
+    wire: Wire, query: Query, error: type[psycopg.Error], *, more: bool
+) -> None:
+    wire.send(query, {"by": 0})
+    if more:
+        wire.divide()
+        wire.no_more_awaited()
+        wire.send(ONE, {})
+    with pytest.raises(error):
         wire.exchange()
     assert wire.idle
+    after = wire.send(ONE, {})
+    wire.exchange()
+    assert after.rows == [(1,)]
+
+
+def test_a_server_that_ends_a_connection_at_its_commit(server: PostgresServer, storage: Storage) -> None:
+    """Then the statements have been answered, and nothing is stored."""
+    storage.insert([new_job("job-0")])
+    with administrator(server) as admin:
+        admin.execute(
+            """
+            CREATE FUNCTION kill() RETURNS trigger LANGUAGE plpgsql
+                AS $$BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(10); RETURN NULL; END$$;
+            CREATE CONSTRAINT TRIGGER kill AFTER INSERT OR DELETE OR UPDATE ON later.job DEFERRABLE INITIALLY DEFERRED
+                FOR EACH ROW EXECUTE FUNCTION kill()
+            """
+        )
+        try:
+            with pytest.raises(Unavailable):
+                storage.insert([new_job("job-1")])
+            with pytest.raises(Unavailable):
+                storage.exchange(BY, queues=["q"], limit=1)
+        finally:
+            admin.execute("DROP FUNCTION kill CASCADE")
+    assert storage.get(["job-1"]) == [None]
+    assert [claim.id for claim in storage.exchange(BY, queues=["q"], limit=2).next] == ["job-0"]
+
+
+def test_new_jobs_beside_some_whose_ids_are_taken(storage: Storage) -> None:
+    storage.insert([new_job("ended")])
+    [claim] = storage.exchange(BY, queues=["q"], limit=1).next
+    storage.apply([Change(claim.id, Cause.SUCCEED, epoch=claim.epoch, server=BY.server)])
+    storage.insert([new_job("waiting")])
+    inserted = storage.insert([new_job("new"), new_job("ended"), new_job("waiting"), new_job("another")])
+    created = InsertVerdict.CREATED
+    assert [each.verdict is created for each in inserted] == [True, False, False, True]
+    assert storage.counts().total(State.ENQUEUED) == 3
 
 
 def test_a_connection_that_is_cut_before_the_last_answer(server: PostgresServer, wire: Wire) -> None:
@@ -345,7 +399,7 @@ def test_both_sides_of_a_fork_go_on(server: PostgresServer) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     told = ended.stdout.split()
-    assert len(set(told)) == 4
+    assert len(set(told)) == 5
     storage = Postgres(server.url).open_storage(StorageOptions("test"))
     assert None not in storage.get(told)
     storage.close()

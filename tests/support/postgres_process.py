@@ -52,6 +52,7 @@ def fork(url: str) -> None:
     storage = open_storage(url)
     insert_one(storage)
     storage.wait(["other"], 0.01)
+    insert_one(storage)  # leaves an answer to be read
     child = os.fork()
     insert_one(storage)
     storage.wait(["other"], 0.01)

@@ -59,8 +59,8 @@ class Session:
 
     @contextmanager
     def batch(self, *, last: bool = False, commits: bool = False, reading: bool = False) -> Generator[None]:
-        """The answers to what is sent in the block are there after it. `last`: commits behind it. `commits`: the block
-        itself does. `reading`: the transaction only reads, and sees one moment."""
+        """The answers to what is sent in the block are there after it, but for what is not awaited. `last`: commits
+        behind it. `commits`: the block itself does. `reading`: the transaction only reads, and sees one moment."""
         # A batch that is the whole transaction needs no words for it.
         if not self._begun and (reading or not (last or commits) or self._prologue is not None):
             self._wire.send(_BEGIN_READING if reading else _BEGIN, {})

@@ -18,6 +18,9 @@ from psycopg.errors import error_from_result
 Row: TypeAlias = tuple[Any, ...]
 Value: TypeAlias = str | int | None
 
+OWED_PATIENCE: Final = 0.1
+"""Seconds that a call waits for answers that are owed to an earlier one, before it takes another connection."""
+
 _BINARY: Final = pq.Format.BINARY
 _GIVES_ROWS: Final = pq.ExecStatus.TUPLES_OK
 
@@ -52,6 +55,11 @@ class Wire:
         self._pgconn.nonblocking = 1
         self._pgconn.enter_pipeline_mode()
         self._poll = select.poll()
+        last_words: list[pq.abc.PGresult] = []
+        # Not `self`, which holds the connection.
+        self._pgconn.notice_handler = lambda notice: last_words.append(notice) if _ends(notice) else None
+        self._last_words = last_words
+        """Why the server has ended the connection, told while nobody waited for an answer."""
         self._prepares = prepares
         self._prepared: dict[bytes, bytes] = {}
         self._new: list[bytes] = []
@@ -70,7 +78,10 @@ class Wire:
     @property
     def idle(self) -> bool:
         """No transaction is open, and nobody waits for an answer."""
-        return self._owed or (not self._sent and self._pgconn.transaction_status == pq.TransactionStatus.IDLE)
+        # A name that was not sent must not be taken for that of a prepared statement.
+        return not self._new and (
+            self._owed or (not self._sent and self._pgconn.transaction_status == pq.TransactionStatus.IDLE)
+        )
 
     @property
     def in_transaction(self) -> bool:
@@ -87,8 +98,8 @@ class Wire:
             name = self._prepared.get(query.text)
             if name is None:
                 self._names += 1
-                name = self._prepared[query.text] = b"later_%d" % self._names
                 self._new.append(query.text)
+                name = self._prepared[query.text] = b"later_%d" % self._names
                 self._pgconn.send_prepare(name, query.text)
                 self._sent.append(Answer())
             self._pgconn.send_query_prepared(name, parameters, result_format=_BINARY)
@@ -144,8 +155,19 @@ class Wire:
         return failure
 
     def _synchronised(self) -> psycopg.Error | None:
-        # Nothing at all comes where the connection was lost.
-        return None if self._result() is not None else psycopg.OperationalError("the connection was lost")
+        """Read to the end of a part, which is where the server commits: that it could not is told here."""
+        failure: psycopg.Error | None = None
+        before: pq.abc.PGresult | None = None
+        while True:
+            result = self._result()
+            if result is None:
+                if before is None:  # once stands behind an error; twice, the connection was lost
+                    return failure or psycopg.OperationalError("the connection was lost")
+            elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+                return failure
+            elif failure is None:
+                failure = error_from_result(result, encoding="utf-8")
+            before = result
 
     def _result(self) -> "pq.abc.PGresult | None":
         while self._pgconn.is_busy():
@@ -187,26 +209,33 @@ class Wire:
         if self.connection.closed:
             return False
         if self._owed:
-            self.deadline = deadline
+            self.deadline = min(deadline, time.monotonic() + OWED_PATIENCE)
             try:
                 self._read_owed()
             except psycopg.Error:
+                return False
+            if not self.idle or self._last_words:
                 return False
         self._poll.register(self._pgconn.socket, select.POLLIN)
         return not self._poll.poll(0)
 
     def _read_owed(self) -> None:
         for answer in self._sent:
-            if answer is not None:
+            if answer is None:
+                self._synchronised()
+            else:
                 self._read(answer)
-            elif (lost := self._synchronised()) is not None:
-                raise lost
         self._sent.clear()
         self._owed = False
+        self._pgconn.is_busy()  # reads last words that came with the answer
 
     def close(self) -> None:
         with suppress(psycopg.Error):
             self.connection.close()
+
+
+def _ends(notice: "pq.abc.PGresult") -> bool:
+    return notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in {b"FATAL", b"PANIC"}
 
 
 def _encoded(value: Value) -> bytes | None:
