@@ -43,13 +43,13 @@ _SQLITE_COPY: Final = (
 
 
 def copy_on_postgres(url: str, count: int) -> None:
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_POSTGRES_ORIGINALS.format(originals=_ORIGINALS).encode())
         for portion in _portions(count, connection.execute("SELECT FROM original").rowcount):
-            for statement in _POSTGRES_COPY:
-                connection.execute(statement.format(count=portion).encode())
-            connection.commit()
-        connection.autocommit = True
+            with connection.transaction():
+                for statement in _POSTGRES_COPY:
+                    connection.execute(statement.format(count=portion).encode())
+            connection.execute("VACUUM original")  # nobody else does it for a temporary table
         connection.execute("CHECKPOINT")  # so that writing it all to the disk is not measured with what follows
 
 
