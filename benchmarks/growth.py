@@ -237,6 +237,9 @@ def main() -> int:
     parser.add_argument("--experiments", nargs="+", choices=_EXPERIMENTS, default=list(_EXPERIMENTS))
     parser.add_argument("--scale", type=float, default=1.0, help="0.001 takes minutes; 1, the real thing, hours")
     parser.add_argument("--page", type=Path, help="the page to write; else docs/benchmarks.md, or .bench for a part")
+    parser.add_argument(
+        "--from-results", type=Path, nargs="+", metavar="FILE", help="measure nothing, write the page of these files"
+    )
     options = parser.parse_args()
     end_tidily()
     try:
@@ -244,10 +247,15 @@ def main() -> int:
     except LookupError as error:
         print(error.args[0], file=sys.stderr)
         return 2
-    points, failures = measure(systems, options.experiments, Scale(options.scale))
+    begun, failures = datetime.now(UTC), list[str]()
+    if options.from_results is None:
+        points, failures = measure(systems, options.experiments, Scale(options.scale))
+    else:
+        points = [Point.of_line(line) for file in options.from_results for line in file.read_text().splitlines()]
+        begun = datetime.fromtimestamp(min(file.stat().st_mtime for file in options.from_results), UTC)
     whole = options.scale >= 1 and options.only == _SYSTEMS and options.experiments == list(_EXPERIMENTS)
     page = options.page or (ROOT / "docs" if whole else FOLDER) / "benchmarks.md"
-    about = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {describe()}, scale {options.scale:g}"
+    about = f"{begun:%Y-%m-%d %H:%M} UTC, {describe()}, scale {options.scale:g}"
     write(page, about, points, failures)
     draw(page, points)
     print(f"\nWritten: {page}")

@@ -45,6 +45,10 @@ class Point:
     def line(self) -> str:
         return json.dumps(asdict(self))
 
+    @classmethod
+    def of_line(cls, line: str) -> "Point":
+        return cls(**json.loads(line))
+
 
 def write(page: Path, about: str, points: Sequence[Point], failures: Sequence[str]) -> None:
     write_part(page, "growth", text(about, points, failures))

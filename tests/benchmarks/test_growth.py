@@ -37,6 +37,11 @@ def test_a_failure_is_told() -> None:
     assert "- **FAILED**: backlog, later:redis: no luck" in text("now", [], ["backlog, later:redis: no\nluck"])
 
 
+def test_a_point_is_read_as_it_was_written() -> None:
+    [point] = a_line("backlog", "drain", (200, 1234.5))
+    assert Point.of_line(point.line()) == point
+
+
 def test_a_table_has_a_column_for_each_size() -> None:
     points = a_line("payload", "drain", (200, 1234.5), (1_000, 999.4))
     assert "| later:redis | 1,234 | 999 |" in text("now", points, [])
