@@ -26,10 +26,6 @@ WAITING_MOST: Final = 10_000
 BATCH: Final = 500
 """Refs in one publish: enough to hide the round trip, few enough to be confirmed long before `publish_by`."""
 
-PACE: Final = 0.002
-"""Seconds from one publish to the next, unless there is a whole batch: the refs of a steady stream go together. A ref
-alone does not wait."""
-
 FLUSH: Final = 2.0
 """Seconds that a process waits at its end for what it has not published yet."""
 
@@ -54,8 +50,6 @@ class Publisher:
         self._changed = threading.Condition()
         self._waiting: deque[Ref] = deque()
         self._busy = False
-        self._pacing = False
-        """The thread wants to hear of a whole batch only."""
         self._flushing = False
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -74,8 +68,7 @@ class Publisher:
                     self._waiting.clear()
                     return
                 self._thread = thread
-            if not self._pacing or len(self._waiting) >= BATCH:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def close(self, timeout: float = FLUSH) -> None:
         """Wait up to `timeout` seconds until everything is published, then stop. A later `publish` starts anew."""
@@ -95,7 +88,7 @@ class Publisher:
 
     def _run(self) -> None:
         unconfirmed: list[Ref] = []
-        confirm_at = paced_until = 0.0
+        confirm_at = 0.0
         while True:
             with self._changed:
                 self._busy = bool(unconfirmed)
@@ -104,13 +97,6 @@ class Publisher:
                     lambda: self._waiting or self._stopping or (unconfirmed and self._flushing),
                     max(0.0, confirm_at - time.monotonic()) if unconfirmed else None,
                 )
-                if self._waiting:
-                    self._pacing = True
-                    self._changed.wait_for(
-                        lambda: self._flushing or self._stopping or len(self._waiting) >= BATCH,
-                        max(0.0, paced_until - time.monotonic()),
-                    )
-                    self._pacing = False
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 if not batch and not unconfirmed:
                     # In the same step as the decision to end, so that `publish` starts another thread.
@@ -118,7 +104,6 @@ class Publisher:
                     return
                 self._busy = True
                 flush = self._flushing
-            paced_until = time.monotonic() + PACE
             if batch and self._publish(batch):
                 confirm_at = confirm_at if unconfirmed else time.monotonic() + CONFIRM_EVERY
                 unconfirmed.extend(batch)

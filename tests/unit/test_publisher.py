@@ -99,31 +99,6 @@ def test_refs_that_arrive_meanwhile_go_in_batches(publisher: Publisher, backends
     assert [len(batch) for batch in backends.published] == [1, BATCH, BATCH]
 
 
-def test_the_refs_of_a_stream_go_together(
-    publisher: Publisher, backends: FakeBackends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PACE", 60.0)
-    publisher.publish(refs(1))
-    backends.until(lambda: len(backends.published) == 1)
-    for number in (2, 3, 4):
-        publisher.publish(refs(number))
-    publisher.close(10)
-    assert backends.published == [refs(1), refs(2, 3, 4)]
-    assert backends.confirmed == refs(1, 2, 3, 4)
-
-
-def test_a_whole_batch_does_not_wait_for_more(
-    publisher: Publisher, backends: FakeBackends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PACE", 60.0)
-    publisher.publish(refs(0))
-    backends.until(lambda: len(backends.published) == 1)
-    for number in range(1, BATCH + 1):
-        publisher.publish(refs(number))
-    backends.until(lambda: len(backends.published) == 2)
-    assert backends.published[1] == refs(*range(1, BATCH + 1))
-
-
 def test_a_slow_broker_does_not_delay_the_caller_nor_fill_the_memory(
     publisher: Publisher, backends: FakeBackends
 ) -> None:

@@ -205,7 +205,8 @@ class Wire:
         return texts
 
     def alive(self, deadline: float) -> bool:
-        """Whether an idle connection is still one. What a server says unasked is that it ends it, or nearly always."""
+        """Whether an idle connection is still one. What a server says unasked is that it ends it, or nearly always.
+        Reads first what was not awaited."""
         if self.connection.closed:
             return False
         if self._owed:
