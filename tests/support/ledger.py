@@ -60,7 +60,9 @@ class Ledger:
             os.close(file)
 
     def entries(self) -> list[Entry]:
-        lines = [line.split() for line in self._path.read_text().splitlines()]
+        # A reader may see a part of a write that is under way.
+        whole, _, _ = self._path.read_text().rpartition("\n")
+        lines = [line.split() for line in whole.splitlines()]
         return [Entry(job_id, int(attempt), int(pid), float(at)) for job_id, attempt, pid, at in lines]
 
     def runs(self) -> Counter[str]:

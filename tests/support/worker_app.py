@@ -59,7 +59,8 @@ class Folder:
 
     def notes(self, word: str, name: str) -> list[int]:
         """The processes that have noted this, in order."""
-        lines = [line.split() for line in self._diary.read_text().splitlines()]
+        whole, _, _ = self._diary.read_text().rpartition("\n")  # a reader may see a part of a write
+        lines = [line.split() for line in whole.splitlines()]
         return [int(pid) for words in lines for *said, pid in [words] if said == [word, name]]
 
     def go(self, name: str) -> None:

@@ -5,7 +5,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -24,6 +24,9 @@ RETRY_FIRST: Final = 0.1
 RETRY_LONGEST: Final = 2.0
 """Seconds between attempts to connect, doubled each time, with up to half of it in jitter."""
 
+CANCELLED_AGAIN: Final = 1.5
+"""Seconds for a cancelled task to end, before it is cancelled again: more than the one that a session ends within."""
+
 LASTING: Final = 5.0
 """Seconds: the loss of a session that has lived for so long is no failure to connect: the next try is at once."""
 
@@ -35,6 +38,15 @@ class Receipt(NamedTuple):
 
     session: Session
     reply: str
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel them until all have ended: `asyncio.wait_for` of Python 3.11, which the driver uses, forgets a cancellation
+    that comes just as what it waits for ends (https://github.com/python/cpython/issues/86296)."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=CANCELLED_AGAIN)
 
 
 class _Link:
@@ -88,9 +100,8 @@ class _Link:
     async def close(self) -> None:
         session, opening = self.current, self._opening
         self.current = self._opening = None
-        if opening is not None and not opening.done():
-            opening.cancel()
-            await asyncio.wait([opening])
+        if opening is not None:
+            await _cancelled([opening])
         if opening is not None and not opening.cancelled():
             opening.exception()  # looked at, so that asyncio does not complain
         if session is not None and not session.ended:
@@ -172,11 +183,7 @@ class _Loop:
     async def _end(self) -> None:
         await self.link.close()
         current = asyncio.current_task()
-        others = [task for task in asyncio.all_tasks() if task is not current]
-        for task in others:
-            task.cancel()
-        if others:
-            await asyncio.wait(others)
+        await _cancelled([task for task in asyncio.all_tasks() if task is not current])
         loop = asyncio.get_running_loop()
         await loop.shutdown_asyncgens()
         await loop.shutdown_default_executor()

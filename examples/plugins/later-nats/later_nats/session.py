@@ -88,7 +88,9 @@ class Session:
     async def open(self) -> None:
         """Connect and log in; `error` says why it could not."""
         try:
-            await asyncio.wait_for(self._connect(), OPENING)
+            # No wait_for() here or below: the one of Python 3.11 hides the task that a cancellation has to reach.
+            async with asyncio.timeout(OPENING):
+                await self._connect()
         except (nats.errors.Error, OSError, TimeoutError, UnicodeError) as error:
             cause = self._last_error if isinstance(error, (nats.errors.NoServersError, TimeoutError)) else error
             await self.end(translate(cause or error, self._target))
@@ -106,7 +108,8 @@ class Session:
         random.shuffle(servers)
         for server in servers[:-1]:
             try:
-                await asyncio.wait_for(self._connect_to(server), OPENING / len(servers))
+                async with asyncio.timeout(OPENING / len(servers)):
+                    await self._connect_to(server)
             except (nats.errors.Error, OSError, TimeoutError, UnicodeError):
                 log.debug("NATS at %s does not let us in; trying another", server)
                 with suppress(Exception):

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import nats
+import nats.aio.client
 import nats.js.errors
 import pytest
 from nats.js import JetStreamContext, api
@@ -379,6 +381,31 @@ def test_a_receive_that_is_still_connecting_can_be_ended(open_broker: Open, end:
         assert got == [[]]
         assert time.monotonic() - started < 4
         broker.close()
+
+
+def test_a_connect_that_forgets_a_cancellation_is_ended(
+    open_broker: Open, monkeypatch: pytest.MonkeyPatch, nats_server: NatsServer
+) -> None:
+    connecting = threading.Event()
+
+    async def forgetful(*_: object, **__: object) -> None:
+        # As asyncio.wait_for() of Python 3.11 does, when what it waits for ends at the moment of the cancellation.
+        connecting.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(9)
+        await asyncio.sleep(9)
+
+    monkeypatch.setattr(nats.aio.client.Client, "connect", forgetful)
+    broker = open_broker(nats_server.url)
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(broker.receive(["q"], 1, 30)))
+    thread.start()
+    assert connecting.wait(5)
+    started = time.monotonic()
+    broker.close()
+    thread.join(10)
+    assert got == [[]]
+    assert time.monotonic() - started < 4
 
 
 def test_what_was_confirmed_survives_kill_9(nats_server: NatsServer, broker: NatsBroker) -> None:
