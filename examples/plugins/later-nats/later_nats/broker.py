@@ -41,7 +41,7 @@ class Receipt(NamedTuple):
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel them until all have ended: `asyncio.wait_for` of Python 3.11, which the driver uses, forgets a cancellation
+    """Cancel until all have ended: `asyncio.wait_for` of Python 3.11, which the driver uses, forgets a cancellation
     that comes just as what it waits for ends (https://github.com/python/cpython/issues/86296)."""
     while left := [task for task in tasks if not task.done()]:
         for task in left:
