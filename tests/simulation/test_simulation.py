@@ -16,7 +16,7 @@ from tests.simulation.runner import explore, run
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.world import Setup, World
 
-SEEDS: Final = int(os.environ.get("LATER_SIM_SEEDS", "2400"))
+SEEDS: Final = int(os.environ.get("LATER_SIM_SEEDS", "1200"))
 """How many worlds in all; set it for a longer run."""
 CHUNKS: Final = 12
 SECONDS_PER_WORLD: Final = 1.0
