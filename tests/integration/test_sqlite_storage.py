@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
 import pytest
 
-from later.backends.sqlite import SQLite, bells, wakeup
+from later.backends.sqlite import SQLite, bells, connection, wakeup
 from later.backends.sqlite.rows import PAYLOAD_IN_ROW
 from later.backends.sqlite.statements import SQL
 from later.backends.sqlite.storage import SQLiteStorage
@@ -159,6 +160,32 @@ def test_with_nothing_to_do_no_call_needs_the_write_lock(
     call(storage)
     other.execute("ROLLBACK")
     other.close()
+
+
+@pytest.mark.parametrize("held", [0.004, 0.008, 0.016, 0.03, 3.0])
+def test_who_has_waited_long_for_the_lock_of_another_process_is_not_left_behind(
+    open_storage: Open, file: Path, monkeypatch: pytest.MonkeyPatch, held: float
+) -> None:
+    storage = open_storage()
+    other = sqlite3.connect(file, isolation_level=None)
+    now = 0.0
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        looks.append(now)
+        if now >= held and other.in_transaction:
+            other.execute("ROLLBACK")
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr(connection, "time", clock)
+    other.execute("BEGIN IMMEDIATE")
+    storage.insert([new_job("a")])
+    other.close()
+    # It came to its turn within a sixteenth of the wait, or a moment, and has not looked all the time.
+    assert held <= now < held + max(0.0005, min(held / 16, 0.010))
+    assert len(looks) < 100 + held * 200
 
 
 def test_apps_share_a_file_with_each_other_and_with_foreign_tables(open_storage: Open, file: Path) -> None:

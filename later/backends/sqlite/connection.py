@@ -34,10 +34,12 @@ _LOG_BYTES: Final = 64 * 1024 * 1024
 _CACHE_KIB: Final = 16 * 1024
 """Page cache of the writing connection. SQLite's 2 MiB hold the hot end of about 5,000 jobs."""
 
-_FIRST_PAUSE: Final = 0.0005
+_SHORTEST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.010
-"""Seconds between attempts at another process's lock. SQLite's own handler pauses up to 100 ms without jitter, which
-starves one of several busy processes; a transaction here takes about one."""
+_PAUSE_SHARE: Final = 1 / 16
+"""Seconds between attempts at another process's lock, and their share of the time waited so far. A transaction takes
+about a millisecond. Pauses that double starve who has waited long, as SQLite's own do, up to 100 ms; short ones for
+ever cost many processes that wait for each other their processors."""
 
 _log: Final = logging.getLogger("later.sqlite")
 
@@ -124,16 +126,18 @@ class Database:
             self._writer = None
 
     def _begin(self, connection: Connection, deadline: float) -> None:
-        pause = _FIRST_PAUSE
+        first: float | None = None
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 return
             except sqlite3.OperationalError as error:
-                if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() + pause > deadline:
+                now = time.monotonic()
+                first = now if first is None else first
+                pause = min(max(_SHORTEST_PAUSE, (now - first) * _PAUSE_SHARE), _LONGEST_PAUSE)
+                if primary_code(error) != sqlite3.SQLITE_BUSY or now + pause > deadline:
                     raise
             time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
 
     @contextmanager
     def read(self) -> Generator[Connection]:
@@ -267,7 +271,7 @@ class Database:
                 # SQLite does not wait here: two processes that open a new file at once could wait for each other.
                 if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
-            time.sleep(random.uniform(_FIRST_PAUSE, _LONGEST_PAUSE))
+            time.sleep(random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE))
         if mode != "wal":
             raise Unsupported(
                 f"SQLite cannot keep a write-ahead log for {self.path}: the file must be on a local disk, "
