@@ -156,6 +156,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
         self._closing = asyncio.Event()
         self._tasks: dict[Key, asyncio.Task[Any]] = {}
 
@@ -164,8 +165,13 @@ class Tasks:
         if self._loop is None:
             runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
             self._loop = runner.get_loop()
-            threading.Thread(target=self._serve, args=(runner,), name="later-loop", daemon=True).start()
-        self._loop.call_soon_threadsafe(self._start, key, run, ended)
+            thread = threading.Thread(target=self._serve, args=(runner,), name="later-loop", daemon=True)
+            thread.start()
+            self._thread = thread.ident
+        if threading.get_ident() == self._thread:  # an end leads to the next start; nobody has to wake the loop up
+            self._start(key, run, ended)
+        else:
+            self._loop.call_soon_threadsafe(self._start, key, run, ended)
 
     def cancel(self, key: Key) -> None:
         """Cancel the task, if it has not ended."""
